@@ -1,0 +1,248 @@
+//! The facts of a connection that travel with it: what the router learned, as TLV.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::sync::Arc;
+
+use crate::tlv::{self, Field, Fields, TlvError};
+
+/// Number of the connection since its router started.
+pub const TAG_ID: u16 = 0x0101;
+/// Peer's address: 6 bytes for IPv4 (address, port), 22 for IPv6 (address, port, scope).
+pub const TAG_PEER: u16 = 0x0102;
+/// Name of the listener.
+pub const TAG_LISTENER: u16 = 0x0103;
+/// Name of the route.
+pub const TAG_ROUTE: u16 = 0x0104;
+/// Destination that a proxy in front reported; as [`TAG_PEER`].
+pub const TAG_DESTINATION: u16 = 0x0105;
+/// Peer's security context.
+pub const TAG_PEER_CONTEXT: u16 = 0x0106;
+/// Time of accept, nanoseconds of `CLOCK_MONOTONIC`.
+pub const TAG_ACCEPTED: u16 = 0x0107;
+
+/// What is known about a connection. Addresses mapped into IPv6 (`::ffff:10.1.2.3`) are IPv4 here.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ConnectionInfo {
+    /// Counts the connections of this router, from 1.
+    pub id: u64,
+    /// Who connected; `None` for a Unix-domain peer, which has no address.
+    pub peer: Option<SocketAddr>,
+    /// Where the client wanted to go, if a proxy in front said so.
+    pub destination: Option<SocketAddr>,
+    /// Name of the listener that accepted it.
+    pub listener: Arc<str>,
+    /// Name of the route that chose the pool.
+    pub route: Arc<str>,
+    /// Security context of the peer, if a route asked for it and there was one.
+    pub peer_context: Option<Arc<str>>,
+    /// When it was accepted, in nanoseconds of `CLOCK_MONOTONIC` (the same in all processes of a
+    /// machine); 0 if not recorded.
+    pub accepted: u64,
+}
+
+impl ConnectionInfo {
+    /// Appends the facts as fields.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        tlv::put_array(out, TAG_ID, self.id.to_le_bytes());
+        if let Some(peer) = self.peer {
+            put_address(out, TAG_PEER, peer);
+        }
+        if let Some(destination) = self.destination {
+            put_address(out, TAG_DESTINATION, destination);
+        }
+        if !self.listener.is_empty() {
+            tlv::put_text(out, TAG_LISTENER, &self.listener);
+        }
+        if !self.route.is_empty() {
+            tlv::put_text(out, TAG_ROUTE, &self.route);
+        }
+        if let Some(context) = &self.peer_context {
+            tlv::put_text(out, TAG_PEER_CONTEXT, context);
+        }
+        if self.accepted != 0 {
+            tlv::put_array(out, TAG_ACCEPTED, self.accepted.to_le_bytes());
+        }
+    }
+
+    /// Reads the facts from fields; unknown ones are skipped.
+    ///
+    /// # Errors
+    /// The bytes are no fields, a known field is malformed, or the number is missing.
+    pub fn decode(bytes: &[u8], names: &mut Names) -> Result<Self, TlvError> {
+        let mut builder = Builder::default();
+        let mut fields = Fields::new(bytes);
+        while let Some(field) = fields.next_field()? {
+            builder.take(&field, names)?;
+        }
+        builder.finish(names)
+    }
+}
+
+/// Collects facts field by field: an offer's entry holds other fields among them.
+#[derive(Debug, Default)]
+pub(crate) struct Builder {
+    id: Option<u64>,
+    peer: Option<SocketAddr>,
+    destination: Option<SocketAddr>,
+    listener: Option<Arc<str>>,
+    route: Option<Arc<str>>,
+    peer_context: Option<Arc<str>>,
+    accepted: u64,
+}
+
+impl Builder {
+    pub(crate) fn take(&mut self, field: &Field<'_>, names: &mut Names) -> Result<(), TlvError> {
+        match field.tag {
+            TAG_ID => self.id = Some(field.u64()?),
+            TAG_PEER => self.peer = Some(address(field)?),
+            TAG_DESTINATION => self.destination = Some(address(field)?),
+            TAG_LISTENER => self.listener = Some(names.intern(field.text()?)),
+            TAG_ROUTE => self.route = Some(names.intern(field.text()?)),
+            TAG_PEER_CONTEXT => self.peer_context = Some(names.intern(field.text()?)),
+            TAG_ACCEPTED => self.accepted = field.u64()?,
+            _ => {}
+        }
+        Ok(())
+    }
+
+    pub(crate) fn finish(self, names: &mut Names) -> Result<ConnectionInfo, TlvError> {
+        Ok(ConnectionInfo {
+            id: self.id.ok_or(TlvError::Missing(TAG_ID))?,
+            peer: self.peer,
+            destination: self.destination,
+            listener: self.listener.unwrap_or_else(|| names.intern("")),
+            route: self.route.unwrap_or_else(|| names.intern("")),
+            peer_context: self.peer_context,
+            accepted: self.accepted,
+        })
+    }
+}
+
+/// Names of listeners, routes and contexts repeat on every connection: the last few are kept, so
+/// that reading them again allocates nothing.
+#[derive(Debug, Default)]
+pub struct Names {
+    kept: Vec<Arc<str>>,
+    next: usize,
+}
+
+/// A router has a handful of listeners and routes; a linear look at eight is cheaper than a hash.
+const KEPT_NAMES: usize = 8;
+
+impl Names {
+    fn intern(&mut self, name: &str) -> Arc<str> {
+        if let Some(known) = self.kept.iter().find(|known| &***known == name) {
+            return Arc::clone(known);
+        }
+        let new: Arc<str> = Arc::from(name);
+        match self.kept.get_mut(self.next) {
+            Some(place) => *place = Arc::clone(&new),
+            None => self.kept.push(Arc::clone(&new)),
+        }
+        self.next = (self.next + 1) % KEPT_NAMES;
+        new
+    }
+}
+
+/// An IPv4 address that was mapped into IPv6 is the IPv4 address, for matching and for printing.
+pub fn canonical(address: SocketAddr) -> SocketAddr {
+    match address {
+        SocketAddr::V6(v6) => match v6.ip().to_ipv4_mapped() {
+            Some(v4) => SocketAddr::new(IpAddr::V4(v4), v6.port()),
+            None => address,
+        },
+        SocketAddr::V4(_) => address,
+    }
+}
+
+fn put_address(out: &mut Vec<u8>, tag: u16, address: SocketAddr) {
+    let [p0, p1] = address.port().to_le_bytes();
+    match address {
+        SocketAddr::V4(v4) => {
+            let [a, b, c, d] = v4.ip().octets();
+            tlv::put_array(out, tag, [a, b, c, d, p0, p1]);
+        }
+        SocketAddr::V6(v6) => {
+            let mut value = [0u8; 22];
+            let (ip, rest) = value.split_at_mut(16);
+            ip.copy_from_slice(&v6.ip().octets());
+            let [s0, s1, s2, s3] = v6.scope_id().to_le_bytes();
+            rest.copy_from_slice(&[p0, p1, s0, s1, s2, s3]);
+            tlv::put_array(out, tag, value);
+        }
+    }
+}
+
+fn address(field: &Field<'_>) -> Result<SocketAddr, TlvError> {
+    if let Ok([a, b, c, d, p0, p1]) = <[u8; 6]>::try_from(field.value) {
+        let ip = IpAddr::V4(Ipv4Addr::new(a, b, c, d));
+        return Ok(SocketAddr::new(ip, u16::from_le_bytes([p0, p1])));
+    }
+    let wrong = TlvError::Length { tag: field.tag, length: field.value.len() };
+    let Some((ip, rest)) = field.value.split_first_chunk::<16>() else { return Err(wrong) };
+    let Ok([p0, p1, s0, s1, s2, s3]) = <[u8; 6]>::try_from(rest) else { return Err(wrong) };
+    let port = u16::from_le_bytes([p0, p1]);
+    let scope = u32::from_le_bytes([s0, s1, s2, s3]);
+    Ok(SocketAddr::V6(SocketAddrV6::new(Ipv6Addr::from(*ip), port, 0, scope)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn info() -> ConnectionInfo {
+        ConnectionInfo {
+            id: 2,
+            peer: Some("127.0.0.1:51234".parse().unwrap()),
+            destination: Some("[fe80::1%3]:443".parse().unwrap()),
+            listener: "web".into(),
+            route: "default".into(),
+            peer_context: Some("system_u:system_r:app_t:s0".into()),
+            accepted: 12_345,
+        }
+    }
+
+    #[test]
+    fn facts_come_back_as_they_were() {
+        let mut bytes = Vec::new();
+        info().encode(&mut bytes);
+        assert_eq!(ConnectionInfo::decode(&bytes, &mut Names::default()), Ok(info()));
+    }
+
+    #[test]
+    fn unknown_facts_are_skipped() {
+        let mut bytes = Vec::new();
+        tlv::put(&mut bytes, 0x7fff, b"from the future").unwrap();
+        info().encode(&mut bytes);
+        assert_eq!(ConnectionInfo::decode(&bytes, &mut Names::default()), Ok(info()));
+    }
+
+    #[test]
+    fn a_connection_without_its_number_or_with_half_an_address_is_an_error() {
+        let mut names = Names::default();
+        assert_eq!(ConnectionInfo::decode(&[], &mut names), Err(TlvError::Missing(TAG_ID)));
+        let mut bytes = Vec::new();
+        tlv::put(&mut bytes, TAG_PEER, &[127, 0, 0, 1]).unwrap();
+        assert_eq!(
+            ConnectionInfo::decode(&bytes, &mut names),
+            Err(TlvError::Length { tag: TAG_PEER, length: 4 })
+        );
+    }
+
+    #[test]
+    fn names_are_shared_between_connections() {
+        let mut bytes = Vec::new();
+        info().encode(&mut bytes);
+        let mut names = Names::default();
+        let first = ConnectionInfo::decode(&bytes, &mut names).unwrap();
+        let second = ConnectionInfo::decode(&bytes, &mut names).unwrap();
+        assert!(Arc::ptr_eq(&first.listener, &second.listener));
+        assert!(Arc::ptr_eq(&first.route, &second.route));
+    }
+
+    #[test]
+    fn mapped_addresses_are_ipv4() {
+        let mapped: SocketAddr = "[::ffff:10.1.2.3]:80".parse().unwrap();
+        assert_eq!(canonical(mapped), "10.1.2.3:80".parse().unwrap());
+    }
+}

@@ -1,0 +1,247 @@
+//! System calls of the protocol: one packet in, one packet out, sealed memory. All unsafe code of
+//! this crate is here.
+#![allow(unsafe_code, reason = "system calls that rustix does not wrap")]
+
+use std::io::{IoSlice, IoSliceMut};
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+
+use rustix::cmsg_space;
+use rustix::fs::{MemfdFlags, SealFlags};
+use rustix::io::Errno;
+use rustix::net::{
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
+    SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
+};
+
+use crate::limits::MAX_DESCRIPTORS;
+
+/// Room for one more descriptor than a packet may carry: a sender that attaches more is seen.
+const CONTROL: usize = cmsg_space!(ScmRights(MAX_DESCRIPTORS + 1));
+
+/// Linux 6.16's `SO_PASSRIGHTS`: 0 makes a send of descriptors to this socket fail with EPERM.
+const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// What one `recvmsg` brought, besides the descriptors.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Received {
+    /// Bytes of the packet.
+    pub(crate) length: usize,
+    /// The packet was longer than the buffer; its tail is lost.
+    pub(crate) truncated: bool,
+    /// Descriptors were lost: the receiver is at its limit, or its policy forbids them.
+    pub(crate) descriptors_lost: bool,
+}
+
+/// A connected pair of seqpacket sockets, close-on-exec and non-blocking.
+///
+/// # Errors
+/// As `socketpair(2)`: out of descriptors.
+pub fn seqpacket_pair() -> Result<(OwnedFd, OwnedFd), Errno> {
+    rustix::net::socketpair(
+        AddressFamily::UNIX,
+        SocketType::SEQPACKET,
+        SocketFlags::CLOEXEC | SocketFlags::NONBLOCK,
+        None,
+    )
+}
+
+/// Whether a descriptor is a Unix seqpacket socket: tokio-seqpacket takes any without complaint.
+///
+/// # Errors
+/// `ENOTSOCK`, `EBADF`.
+pub fn is_seqpacket(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    Ok(sockopt::socket_type(socket)? == SocketType::SEQPACKET
+        && sockopt::socket_domain(socket)? == AddressFamily::UNIX)
+}
+
+/// Sets `O_NONBLOCK` and `FD_CLOEXEC`, whatever they were.
+///
+/// # Errors
+/// As `fcntl(2)`.
+pub fn set_port_flags(fd: BorrowedFd<'_>) -> Result<(), Errno> {
+    let flags = rustix::fs::fcntl_getfl(fd)?;
+    rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?;
+    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)
+}
+
+/// Receives one packet without waiting; its descriptors are appended to `descriptors`.
+///
+/// There is always room for descriptors: without a control buffer the kernel would close them
+/// inside `recvmsg`, and closing a lingering socket blocks.
+///
+/// # Errors
+/// As `recvmsg(2)`; `WOULDBLOCK` if there is none.
+pub(crate) fn receive(
+    socket: BorrowedFd<'_>,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+) -> Result<Received, Errno> {
+    let mut space = [MaybeUninit::<u8>::uninit(); CONTROL];
+    let mut control = RecvAncillaryBuffer::new(&mut space);
+    let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
+    let message =
+        rustix::net::recvmsg(socket, &mut [IoSliceMut::new(buffer)], &mut control, flags)?;
+    for item in control.drain() {
+        if let RecvAncillaryMessage::ScmRights(rights) = item {
+            descriptors.extend(rights);
+        }
+    }
+    Ok(Received {
+        length: message.bytes,
+        truncated: message.flags.contains(ReturnFlags::TRUNC),
+        descriptors_lost: message.flags.contains(ReturnFlags::CTRUNC),
+    })
+}
+
+/// Sends one packet without waiting. A packet is sent whole or not at all.
+///
+/// # Errors
+/// As `sendmsg(2)`: `WOULDBLOCK` (the receiver is slow), `PIPE`/`CONNRESET` (it is gone),
+/// `TOOMANYREFS` (too many descriptors of this user are under way).
+pub(crate) fn send(
+    socket: BorrowedFd<'_>,
+    parts: &[IoSlice<'_>],
+    descriptors: &[BorrowedFd<'_>],
+) -> Result<(), Errno> {
+    let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
+    if descriptors.is_empty() {
+        let mut control = SendAncillaryBuffer::default();
+        return rustix::net::sendmsg(socket, parts, &mut control, flags).map(drop);
+    }
+    let mut space = [MaybeUninit::<u8>::uninit(); CONTROL];
+    let mut control = SendAncillaryBuffer::new(&mut space);
+    if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
+        return Err(Errno::INVAL);
+    }
+    rustix::net::sendmsg(socket, parts, &mut control, flags).map(drop)
+}
+
+/// Asks the kernel to refuse descriptors sent to this socket, where it can (Linux 6.16).
+///
+/// Returns whether it does. On older kernels the receiver closes what arrives.
+pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
+    let off: libc::c_int = 0;
+    // SAFETY: the option value is a live c_int of the stated size; the descriptor is borrowed, so
+    // it is open for the length of the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const off).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    result == 0
+}
+
+/// All seals that make a memfd's content and size final.
+const SEALS: SealFlags =
+    SealFlags::SEAL.union(SealFlags::SHRINK).union(SealFlags::GROW).union(SealFlags::WRITE);
+
+/// A memfd with this content, sealed.
+///
+/// # Errors
+/// Out of descriptors or memory.
+pub fn sealed_memory(content: &[u8]) -> Result<OwnedFd, Errno> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    let memory = rustix::fs::memfd_create("vestibule-message", flags)?;
+    let mut rest = content;
+    while !rest.is_empty() {
+        let written = rustix::io::write(&memory, rest)?;
+        rest = rest.get(written..).unwrap_or_default();
+    }
+    rustix::fs::fcntl_add_seals(&memory, SEALS)?;
+    Ok(memory)
+}
+
+/// Why a descriptor is no large body.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MemoryError {
+    /// Not sealed, or not memory at all: the sender could still change it.
+    #[error("large message is not sealed memory")]
+    Unsealed,
+    /// Longer than the receiver takes.
+    #[error("large message of {length} bytes is over the bound of {bound}")]
+    TooLarge {
+        /// Its size.
+        length: u64,
+        /// The receiver's bound.
+        bound: usize,
+    },
+    /// It could not be read.
+    #[error("large message cannot be read")]
+    Read(#[source] Errno),
+}
+
+/// Reads a sealed memfd. It is never mapped: a mapping of a stranger's file can fault.
+///
+/// # Errors
+/// See [`MemoryError`]. Nothing is allocated before the size is known to be within the bound.
+pub fn read_sealed_memory(memory: impl AsFd, bound: usize) -> Result<Vec<u8>, MemoryError> {
+    let memory = memory.as_fd();
+    let seals = rustix::fs::fcntl_get_seals(memory).map_err(|_| MemoryError::Unsealed)?;
+    if !seals.contains(SEALS) {
+        return Err(MemoryError::Unsealed);
+    }
+    let length = rustix::fs::fstat(memory).map_err(MemoryError::Read)?.st_size;
+    let length = u64::try_from(length).unwrap_or(u64::MAX);
+    let size = usize::try_from(length).unwrap_or(usize::MAX);
+    if size > bound {
+        return Err(MemoryError::TooLarge { length, bound });
+    }
+    let mut content = vec![0; size];
+    let mut read = 0;
+    while let Some(rest) = content.get_mut(read..)
+        && !rest.is_empty()
+    {
+        match rustix::io::pread(memory, rest, read as u64) {
+            Ok(0) => return Err(MemoryError::Read(Errno::IO)),
+            Ok(bytes) => read += bytes,
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(MemoryError::Read(error)),
+        }
+    }
+    Ok(content)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sealed_memory_comes_back_whole() {
+        let content: Vec<u8> = (0..100_000u32).map(|n| n as u8).collect();
+        let memory = sealed_memory(&content).unwrap();
+        assert_eq!(read_sealed_memory(&memory, 100_000), Ok(content));
+    }
+
+    #[test]
+    fn memory_that_can_still_change_is_refused() {
+        let memory = rustix::fs::memfd_create("open", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW).unwrap();
+        assert_eq!(read_sealed_memory(&memory, 10), Err(MemoryError::Unsealed));
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(read_sealed_memory(&file, 10), Err(MemoryError::Unsealed));
+    }
+
+    #[test]
+    fn four_gigabytes_of_sealed_memory_allocate_nothing() {
+        let memory = rustix::fs::memfd_create("large", MemfdFlags::ALLOW_SEALING).unwrap();
+        rustix::fs::ftruncate(&memory, 4 << 30).unwrap();
+        rustix::fs::fcntl_add_seals(&memory, SEALS).unwrap();
+        assert_eq!(
+            read_sealed_memory(&memory, 1024),
+            Err(MemoryError::TooLarge { length: 4 << 30, bound: 1024 })
+        );
+    }
+
+    #[test]
+    fn a_stream_socket_is_no_port() {
+        let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert_eq!(is_seqpacket(stream.as_fd()), Ok(false));
+        let (port, _other) = seqpacket_pair().unwrap();
+        assert_eq!(is_seqpacket(port.as_fd()), Ok(true));
+    }
+}
