@@ -1,0 +1,199 @@
+//! Writes the checked-in corpus: one input for each kind of packet and each type of message, from
+//! the project's own encoders. Run again when the format grows:
+//!
+//! ```text
+//! cargo run --manifest-path tests/fuzz/Cargo.toml --example seeds
+//! ```
+
+use std::fs;
+use std::io;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::Serialize;
+use vestibule_fuzz::{How, Job};
+use vestibule_protocol::codec::Data;
+use vestibule_protocol::connection_info::ConnectionInfo;
+use vestibule_protocol::handshake::{Acks, Attach, Hello};
+use vestibule_protocol::header::Header;
+use vestibule_protocol::message::{
+    ErrorReport, ItemKind, Refusal, RefusalReason, kind, put_acknowledge, put_acknowledge_each,
+    put_entry, put_error, put_item, put_message, put_refusal, put_timeout,
+};
+use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
+use vestibule_protocol::{Codec, tlv};
+
+fn main() -> io::Result<()> {
+    for (name, bytes) in headers() {
+        write("header", name, &bytes)?;
+    }
+    for (name, bytes) in packets() {
+        write("tlv", name, &bytes)?;
+    }
+    for (name, bytes) in messages() {
+        write("codec", &name, &bytes)?;
+    }
+    Ok(())
+}
+
+fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
+    fs::create_dir_all(&folder)?;
+    fs::write(folder.join(name), bytes)
+}
+
+fn headers() -> Vec<(&'static str, Vec<u8>)> {
+    let offer = Header { codec: Codec::Json, descriptors: 64, sequence: 1, ..header(kind::OFFER) };
+    let large = Header { codec: Codec::Bytes, large: true, descriptors: 1, ..offer };
+    let mut wrong_magic = offer.encode();
+    wrong_magic.swap(0, 1);
+    vec![
+        ("offer", offer.encode().to_vec()),
+        ("large", large.encode().to_vec()),
+        ("with-body", [&offer.encode()[..], b"body"].concat()),
+        ("wrong-magic", wrong_magic.to_vec()),
+    ]
+}
+
+fn header(kind: u8) -> Header {
+    Header::new(kind, 1)
+}
+
+fn packet(header: Header, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = header.encode().to_vec();
+    write(&mut out);
+    out
+}
+
+fn info(peer: Option<&str>) -> ConnectionInfo {
+    ConnectionInfo {
+        id: 2,
+        peer: peer.map(|peer| peer.parse().expect("an address")),
+        destination: Some("[fe80::1%3]:443".parse().expect("an address")),
+        listener: "web".into(),
+        route: "default".into(),
+        peer_context: Some("system_u:system_r:app_t:s0-s0:c0.c5".into()),
+        accepted: 12_345_678,
+    }
+}
+
+fn packets() -> Vec<(&'static str, Vec<u8>)> {
+    let refusals = |out: &mut Vec<u8>| {
+        for (sequence, reason) in [(7, RefusalReason::Draining), (9, RefusalReason::Full)] {
+            put_refusal(out, Refusal { sequence, reason });
+        }
+    };
+    let transfer = |out: &mut Vec<u8>| {
+        for item in [
+            ItemKind::Connection(info(Some("10.1.2.3:4"))),
+            ItemKind::Port,
+            ItemKind::Listener,
+            ItemKind::Descriptor,
+        ] {
+            put_item(out, &item).expect("a short item");
+        }
+        put_message(out, br#"{"reqno":2}"#);
+    };
+    let four = Header { codec: Codec::Json, descriptors: 4, sequence: 3, ..header(kind::MESSAGE) };
+    let two = Header { codec: Codec::Bincode, descriptors: 2, sequence: 5, ..header(kind::OFFER) };
+    vec![
+        ("attach", packet(header(kind::ATTACH), |out| Attach::default().encode(out))),
+        (
+            "offer",
+            packet(two, |out| {
+                put_entry(out, &info(Some("127.0.0.1:51234")), &[2]).expect("a short entry");
+                put_entry(out, &info(None), &[]).expect("a short entry");
+            }),
+        ),
+        ("message", packet(four, transfer)),
+        ("port-message", packet(Header { kind: kind::PORT_MESSAGE, ..four }, transfer)),
+        ("refused", packet(header(kind::REFUSED), refusals)),
+        ("drain", packet(header(kind::DRAIN), |out| put_timeout(out, Duration::from_millis(1500)))),
+        ("close", packet(header(kind::CLOSE), |_| {})),
+        (
+            "hello",
+            packet(header(kind::HELLO), |out| {
+                Hello { acks: Acks::Each, open: 7, received: 1 << 40, ..Hello::default() }
+                    .encode(out);
+            }),
+        ),
+        ("acknowledge", packet(header(kind::ACKNOWLEDGE), |out| put_acknowledge(out, 64, 12))),
+        (
+            "acknowledge-each",
+            packet(header(kind::ACKNOWLEDGE), |out| put_acknowledge_each(out, &[3, 1, 2], 12)),
+        ),
+        ("refuse", packet(header(kind::REFUSE), refusals)),
+        (
+            "worker-message",
+            packet(Header { codec: Codec::Bytes, ..header(kind::WORKER_MESSAGE) }, |out| {
+                out.extend_from_slice(b"text");
+            }),
+        ),
+        (
+            "error",
+            packet(header(kind::ERROR), |out| {
+                let report = ErrorReport {
+                    message: "index out of bounds".into(),
+                    file: "src/main.rs".into(),
+                    line: 10,
+                    column: 5,
+                };
+                put_error(out, &report);
+            }),
+        ),
+        (
+            "unknown-field",
+            packet(header(kind::DRAIN), |out| {
+                tlv::put(out, 0x7fff, b"from the future").expect("a short field");
+                put_timeout(out, Duration::from_secs(1));
+            }),
+        ),
+        ("facts", packet_less(|out| info(Some("[2001:db8::1]:80")).encode(out))),
+    ]
+}
+
+fn packet_less(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut out = Vec::new();
+    write(&mut out);
+    out
+}
+
+/// The types as `targets/codec.rs` numbers them.
+fn messages() -> Vec<(String, Vec<u8>)> {
+    let job = Job {
+        id: u64::MAX,
+        delta: -5,
+        name: "ä".into(),
+        tags: vec![String::new(), "b".into()],
+        body: vec![0, 255],
+        parent: Some((300, 'x')),
+        how: How::Between { from: i64::MIN, to: 0 },
+        limits: [(1, true), (70_000, false)].into(),
+    };
+    let worker = WorkerId { pool: 0, slot: 3, generation: 1 };
+    let any = serde_json::json!({ "a": [1, -2, 0.5, null, true], "b": { "c": "\u{1f600}\n" } });
+    let mut out = Vec::new();
+    for codec in [Codec::Json, Codec::Bincode] {
+        let mut add = |shape: u8, name: &str, data: Data| {
+            let bytes = [&[shape, codec as u8], data.as_bytes()].concat();
+            out.push((format!("{name}-{codec:?}").to_lowercase(), bytes));
+        };
+        add(0, "number", encode(codec, &70_000u64));
+        add(1, "text", encode(codec, "hello"));
+        add(2, "bytes", encode(codec, &vec![1u8, 2, 200]));
+        add(3, "lists", encode(codec, &vec![vec![-1i64, 1 << 40], vec![]]));
+        add(4, "job", encode(codec, &job));
+        add(5, "started", encode(codec, &ToRouter::Started { worker, pid: 4321 }));
+        add(5, "gone", encode(codec, &ToRouter::Gone { worker, exit: Exit::Signal(9) }));
+        let reason = "port ended".to_owned();
+        add(6, "kill", encode(codec, &FromRouter::Kill { worker, reason }));
+        if codec == Codec::Json {
+            add(7, "any", encode(codec, &any));
+        }
+    }
+    out
+}
+
+fn encode<T: Serialize + ?Sized>(codec: Codec, value: &T) -> Data {
+    Data::encode(codec, value).expect("a value that every format can say")
+}
