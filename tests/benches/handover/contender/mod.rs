@@ -1,0 +1,217 @@
+//! What is measured: each contender starts its server processes, says on which port they answer and which of them are the
+//! router. To add one: a file beside this one, a [`Kind`], a line in [`start`].
+
+mod bare;
+mod direct;
+mod node;
+mod proxy;
+
+use std::fs;
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddrV4, TcpListener, TcpStream};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::process::{Pid, getpid};
+use thiserror::Error;
+
+pub(crate) use self::bare::start_counted as start_counted_bare;
+use crate::hello::BODY;
+use crate::processes::{ProcessError, Server};
+
+/// As many as can be complete and not accepted; the default of `net.core.somaxconn`.
+const BACKLOG: i32 = 4096;
+/// How long a contender may take until it answers its first request.
+const START_TIMEOUT: Duration = Duration::from_secs(15);
+
+/// The contenders, in the order in which they take turns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Kind {
+    /// SO_REUSEPORT hyper workers, no router: the floor
+    Direct,
+    /// The bare hand-over to the same workers: the yardstick
+    Bare,
+    /// nginx `stream` in front of direct workers
+    Nginx,
+    /// HAProxy in TCP mode in front of direct workers
+    Haproxy,
+    /// Node's cluster, round robin
+    NodeCluster,
+}
+
+impl Kind {
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Direct => "direct",
+            Self::Bare => "bare",
+            Self::Nginx => "nginx",
+            Self::Haproxy => "haproxy",
+            Self::NodeCluster => "node-cluster",
+        }
+    }
+}
+
+#[derive(Debug, Error)]
+pub(crate) enum StartError {
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("cannot listen on {port}")]
+    Listen { port: u16, source: io::Error },
+    #[error("cannot write {path}")]
+    Write { path: PathBuf, source: io::Error },
+    #[error("{name} did not answer a request within {START_TIMEOUT:?}")]
+    NotReady { name: &'static str, source: io::Error },
+    #[error("a socket pair")]
+    SocketPair(#[source] io::Error),
+}
+
+/// What came of starting a contender.
+pub(crate) enum Started {
+    Running(Contender),
+    /// A program that it needs is not here; the text says which.
+    Skipped(String),
+}
+
+/// Starts the servers of `kind` with `workers` worker processes and waits for their first answer.
+///
+/// # Errors
+/// [`StartError`]; what had been started is ended.
+pub(crate) fn start(kind: Kind, workers: usize) -> Result<Started, StartError> {
+    let started = match kind {
+        Kind::Direct => Started::Running(direct::start(workers)?),
+        Kind::Bare => Started::Running(bare::start(workers)?),
+        Kind::Nginx => proxy::start_nginx(workers)?,
+        Kind::Haproxy => proxy::start_haproxy(workers)?,
+        Kind::NodeCluster => node::start(workers)?,
+    };
+    if let Started::Running(contender) = &started {
+        contender.wait_until_ready()?;
+    }
+    Ok(started)
+}
+
+/// Which processes of a server are the router.
+#[derive(Clone, Copy)]
+enum Router {
+    /// None: a worker that listens itself.
+    None,
+    /// The one that was started; its descendants are workers.
+    First,
+    /// The one that was started and all its descendants.
+    All,
+}
+
+/// A contender whose servers run. Dropping it ends them.
+pub(crate) struct Contender {
+    pub(crate) kind: Kind,
+    pub(crate) port: u16,
+    servers: Vec<(Server, Router)>,
+    _folder: Option<Folder>,
+}
+
+/// The processes of a contender as they are at one moment.
+pub(crate) struct Processes {
+    pub(crate) all: Vec<Pid>,
+    /// Those of `all` that only bring connections to others. Empty where there are none.
+    pub(crate) router: Vec<Pid>,
+}
+
+impl Contender {
+    pub(crate) fn processes(&self) -> Processes {
+        let mut processes = Processes { all: Vec::new(), router: Vec::new() };
+        for (server, router) in &self.servers {
+            let tree = server.tree();
+            match router {
+                Router::None => {}
+                Router::First => processes.router.push(server.pid()),
+                Router::All => processes.router.extend(&tree),
+            }
+            processes.all.extend(tree);
+        }
+        processes
+    }
+
+    fn wait_until_ready(&self) -> Result<(), StartError> {
+        let deadline = Instant::now() + START_TIMEOUT;
+        loop {
+            match request(self.port) {
+                Ok(()) => return Ok(()),
+                Err(source) if Instant::now() > deadline => {
+                    return Err(StartError::NotReady { name: self.kind.name(), source });
+                }
+                // Programs of others say in no common way when they listen.
+                Err(_) => std::thread::sleep(Duration::from_millis(10)),
+            }
+        }
+    }
+}
+
+/// One request of the kind that is measured.
+fn request(port: u16) -> io::Result<()> {
+    let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+    stream.set_read_timeout(Some(Duration::from_secs(1)))?;
+    stream.write_all(b"GET / HTTP/1.1\r\nHost: bench.example\r\nConnection: close\r\n\r\n")?;
+    let mut response = Vec::new();
+    stream.read_to_end(&mut response)?;
+    if response.ends_with(BODY) {
+        Ok(())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidData, "not the expected answer"))
+    }
+}
+
+/// A listener on all addresses; with port 0 on a free one. All listeners of a port form one SO_REUSEPORT group.
+fn listen(port: u16) -> Result<(OwnedFd, u16), StartError> {
+    let bound = || {
+        let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+        let socket = net::socket_with(AddressFamily::INET, SocketType::STREAM, flags, None)?;
+        sockopt::set_socket_reuseaddr(&socket, true)?;
+        sockopt::set_socket_reuseport(&socket, true)?;
+        net::bind(&socket, &SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, port))?;
+        net::listen(&socket, BACKLOG)?;
+        let address = SocketAddrV4::try_from(net::getsockname(&socket)?)?;
+        Ok((socket, address.port()))
+    };
+    bound().map_err(|source: rustix::io::Errno| StartError::Listen { port, source: source.into() })
+}
+
+/// A port that is free now, for programs that listen themselves.
+fn free_port() -> Result<u16, StartError> {
+    TcpListener::bind((Ipv4Addr::UNSPECIFIED, 0))
+        .and_then(|listener| listener.local_addr())
+        .map(|address| address.port())
+        .map_err(|source| StartError::Listen { port: 0, source })
+}
+
+/// A folder for a program's configuration, removed at the end.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new(name: &str) -> Result<Self, StartError> {
+        // In the build's own folder for such things: what a killed benchmark leaves behind goes with the build.
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(format!("{name}-{}", getpid()));
+        // Not create_dir_all: a folder that is already there is not ours.
+        fs::create_dir(&path).map_err(|source| StartError::Write { path: path.clone(), source })?;
+        Ok(Self(path))
+    }
+
+    fn path(&self) -> &Path {
+        &self.0
+    }
+
+    fn write(&self, name: &str, content: &str) -> Result<PathBuf, StartError> {
+        let path = self.0.join(name);
+        match fs::write(&path, content) {
+            Ok(()) => Ok(path),
+            Err(source) => Err(StartError::Write { path, source }),
+        }
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = fs::remove_dir_all(&self.0);
+    }
+}

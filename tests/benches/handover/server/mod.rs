@@ -1,0 +1,109 @@
+//! The server roles of this executable: what runs in the processes that are measured.
+//!
+//! `main` comes here when the first argument is `serve`; [`crate::contender`] writes those command lines. A role gets
+//! its socket (a listener or a port) as standard input.
+
+mod bare_router;
+mod bare_worker;
+mod direct;
+mod port;
+
+use std::ffi::OsString;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use thiserror::Error;
+use tokio::runtime::{Builder, Runtime};
+
+use crate::processes::{ProcessError, Stop, execute, tie_to};
+
+#[derive(clap::Args, Debug)]
+pub(crate) struct Serve {
+    /// The process whose end is this one's end
+    #[arg(long)]
+    parent: i32,
+    #[command(subcommand)]
+    role: Role,
+}
+
+#[derive(clap::Subcommand, Debug)]
+enum Role {
+    /// Accepts and serves
+    DirectWorker,
+    /// Accepts and hands over
+    BareRouter(bare_router::Arguments),
+    /// Receives and serves
+    BareWorker,
+    /// Becomes another program
+    Execute { program: OsString, arguments: Vec<OsString> },
+}
+
+/// Why a server process ended; printed at its end.
+#[derive(Debug, Error)]
+pub(crate) enum ServeError {
+    #[error(transparent)]
+    Process(#[from] ProcessError),
+    #[error("standard input or output cannot be taken over as a socket")]
+    Socket(#[source] io::Error),
+    #[error("cannot start the runtime")]
+    Runtime(#[source] io::Error),
+    #[error("accept")]
+    Accept(#[source] io::Error),
+    #[error("epoll")]
+    Epoll(#[source] Errno),
+    #[error("a port between router and worker")]
+    Port(#[source] Errno),
+    #[error("a packet between router and worker is not what was agreed")]
+    Packet,
+    #[error("the other end of the port is gone")]
+    PortClosed,
+    #[error("cannot count allocations")]
+    Counting(#[source] io::Error),
+}
+
+/// Runs a role until its parent or its peer ends.
+///
+/// # Errors
+/// [`ServeError`]; only a worker whose router has ended ends without.
+pub(crate) fn run(serve: Serve) -> Result<(), ServeError> {
+    tie_to(serve.parent, serve.role.stop())?;
+    match serve.role {
+        Role::DirectWorker => direct::run(standard_input()?),
+        Role::BareRouter(arguments) => bare_router::run(&standard_input()?, &arguments),
+        Role::BareWorker => bare_worker::run(standard_input()?),
+        Role::Execute { program, arguments } => Err(execute(&program, &arguments).into()),
+    }
+}
+
+impl Role {
+    fn stop(&self) -> Stop {
+        match self {
+            Self::Execute { .. } => Stop::Terminate,
+            Self::DirectWorker | Self::BareRouter(_) | Self::BareWorker => Stop::Kill,
+        }
+    }
+}
+
+/// The socket that was given as standard input (a duplicate: descriptor 0 stays what it is).
+fn standard_input() -> Result<OwnedFd, ServeError> {
+    io::stdin().as_fd().try_clone_to_owned().map_err(ServeError::Socket)
+}
+
+/// The socket that was given as standard output.
+fn standard_output() -> Result<OwnedFd, ServeError> {
+    io::stdout().as_fd().try_clone_to_owned().map_err(ServeError::Socket)
+}
+
+/// Lets this process have as many descriptors as it may: a router has one for each connection that is not acknowledged.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    // Raising the soft limit to the hard one needs no right; where it fails all the same, the old limit holds.
+    let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
+}
+
+/// One thread, as every worker here has.
+fn runtime() -> Result<Runtime, ServeError> {
+    Builder::new_current_thread().enable_io().build().map_err(ServeError::Runtime)
+}
