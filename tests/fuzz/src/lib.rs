@@ -1,9 +1,11 @@
-//! What the fuzz targets share: a bound on memory, which beginnings of an input to try, and a type
-//! as users post them.
+//! What the fuzz targets share: packets of any kind and a second reading of them, a bound on memory,
+//! which beginnings of an input to try, and a type as users post them.
 //!
 //! A target states what must hold for *every* input. What a peer can cause besides a panic is a
 //! large allocation from a few bytes, so each target also says how much memory its input may cost.
 
+pub mod model;
+pub mod said;
 mod sys;
 
 use std::collections::BTreeMap;

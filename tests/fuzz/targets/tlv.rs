@@ -2,18 +2,14 @@
 //! byte; what is no packet is read as bare fields and as a connection's facts.
 #![no_main]
 
-use std::time::Duration;
-
 use libfuzzer_sys::fuzz_target;
+use vestibule_fuzz::model::{assert_facts, assert_nothing_lost};
+use vestibule_fuzz::said::{Said, names_are_short};
 use vestibule_fuzz::{prefixes, within};
 use vestibule_protocol::connection_info::{ConnectionInfo, Names};
-use vestibule_protocol::handshake::{Attach, Hello};
 use vestibule_protocol::header::Header;
-use vestibule_protocol::limits::MAX_TEXT;
 use vestibule_protocol::message::{
-    ErrorReport, FromWorker, ItemKind, MessageError, Refusal, ToWorker, decode_message, kind,
-    put_acknowledge, put_acknowledge_each, put_entry, put_error, put_item, put_message,
-    put_refusal, put_timeout,
+    FromWorker, TAG_MESSAGE_FOLLOWS, ToWorker, decode_message, kind,
 };
 use vestibule_protocol::tlv::{self, FIELD_HEAD, Fields, TlvError};
 
@@ -32,6 +28,7 @@ fuzz_target!(|input: &[u8]| {
         assert_eq!(read, said, "what was encoded comes back");
     }
     assert_eq!(read.encode(), again, "a value has one form");
+    assert_nothing_lost(&header, body, &said);
     assert_cut_is_seen(&header, &again);
 });
 
@@ -43,126 +40,6 @@ fn walk(header: &Header, body: &[u8]) {
     if let Ok(ToWorker::Offer(mut entries)) = ToWorker::decode(header, body, names) {
         while let Ok(Some(_)) = entries.next_entry(names) {}
     }
-}
-
-/// A packet's meaning, owned, so that what was read twice can be compared.
-#[derive(Debug, PartialEq)]
-enum Said {
-    Attach(Attach),
-    Offer(Vec<(ConnectionInfo, Vec<u8>)>),
-    Message(Vec<ItemKind>, Vec<u8>),
-    Refused(Vec<Refusal>),
-    Drain(Duration),
-    Hello(Hello),
-    Acknowledge {
-        up_to: u64,
-        open: u32,
-        each: Vec<u64>,
-    },
-    WorkerMessage(Vec<u8>),
-    Error(ErrorReport),
-    /// A kind whose body says nothing.
-    Bare,
-}
-
-impl Said {
-    fn decode(header: &Header, body: &[u8]) -> Result<Self, MessageError> {
-        let names = &mut Names::default();
-        if header.kind == kind::PORT_MESSAGE {
-            let message = decode_message(header, body, names)?;
-            return Ok(Self::Message(message.items, message.message.to_vec()));
-        }
-        match ToWorker::decode(header, body, names) {
-            Ok(said) => {
-                assert!(FromWorker::decode(header, body).is_err(), "a kind has one direction");
-                return Self::from_router(said, names);
-            }
-            Err(MessageError::Kind(_) | MessageError::Unasked { .. }) => {}
-            Err(error) => return Err(error),
-        }
-        FromWorker::decode(header, body).map(Self::from_worker)
-    }
-
-    fn from_router(said: ToWorker<'_>, names: &mut Names) -> Result<Self, MessageError> {
-        Ok(match said {
-            ToWorker::Attach(attach) => Self::Attach(attach),
-            ToWorker::Offer(mut entries) => {
-                let mut offered = Vec::new();
-                while let Some(entry) = entries.next_entry(names)? {
-                    offered.push((entry.info, entry.message.to_vec()));
-                }
-                Self::Offer(offered)
-            }
-            ToWorker::Message(body) => Self::Message(body.items, body.message.to_vec()),
-            ToWorker::Refused(refusals) => Self::Refused(refusals),
-            ToWorker::Drain(timeout) => Self::Drain(timeout),
-            ToWorker::Close => Self::Bare,
-        })
-    }
-
-    fn from_worker(said: FromWorker<'_>) -> Self {
-        match said {
-            FromWorker::Hello(hello) => Self::Hello(hello),
-            FromWorker::Acknowledge(taken) => Self::Acknowledge {
-                up_to: taken.up_to,
-                open: taken.open,
-                each: taken.each().collect(),
-            },
-            FromWorker::Refuse(refusals) => Self::Refused(refusals),
-            FromWorker::Message(message) => Self::WorkerMessage(message.to_vec()),
-            FromWorker::Error(report) => Self::Error(report),
-            FromWorker::Draining | FromWorker::Closing => Self::Bare,
-        }
-    }
-
-    fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::new();
-        match self {
-            Self::Attach(attach) => attach.encode(&mut out),
-            Self::Offer(entries) => {
-                for (info, message) in entries {
-                    put_entry(&mut out, info, message).expect("an entry that came fits");
-                }
-            }
-            Self::Message(items, message) => {
-                for item in items {
-                    put_item(&mut out, item).expect("an item that came fits");
-                }
-                put_message(&mut out, message);
-            }
-            Self::Refused(refusals) => {
-                refusals.iter().for_each(|refusal| put_refusal(&mut out, *refusal));
-            }
-            Self::Drain(timeout) => put_timeout(&mut out, *timeout),
-            Self::Hello(hello) => hello.encode(&mut out),
-            Self::Acknowledge { up_to, open, each } => {
-                put_acknowledge_each(&mut out, each, *open);
-                put_acknowledge(&mut out, *up_to, *open);
-            }
-            Self::WorkerMessage(message) => out.extend_from_slice(message),
-            Self::Error(report) => put_error(&mut out, report),
-            Self::Bare => {}
-        }
-        out
-    }
-
-    /// Whether no text is longer than we would send: a longer one from a peer is cut on its way on.
-    fn is_short(&self) -> bool {
-        match self {
-            Self::Offer(entries) => entries.iter().all(|(info, _)| names_are_short(info)),
-            Self::Message(items, _) => items.iter().all(|item| match item {
-                ItemKind::Connection(info) => names_are_short(info),
-                ItemKind::Port | ItemKind::Listener | ItemKind::Descriptor => true,
-            }),
-            Self::Error(report) => report.message.len().max(report.file.len()) <= MAX_TEXT,
-            _ => true,
-        }
-    }
-}
-
-fn names_are_short(info: &ConnectionInfo) -> bool {
-    let context = info.peer_context.as_deref().unwrap_or_default();
-    info.listener.len().max(info.route.len()).max(context.len()) <= MAX_TEXT
 }
 
 /// A body that ends inside a field is an error, whatever the kind. A body that ends between two
@@ -188,7 +65,7 @@ fn field_ends(body: &[u8], message_follows: bool) -> Vec<usize> {
     let mut fields = Fields::new(body);
     while let Some(field) = fields.next_field().expect("what was encoded is fields") {
         ends.push(body.len() - fields.rest().len());
-        if message_follows && field.tag == vestibule_protocol::message::TAG_MESSAGE_FOLLOWS {
+        if message_follows && field.tag == TAG_MESSAGE_FOLLOWS {
             break;
         }
     }
@@ -238,6 +115,7 @@ fn check_fields(bytes: &[u8]) {
 fn check_facts(bytes: &[u8]) {
     let names = &mut Names::default();
     let Ok(info) = within(bound(bytes), || ConnectionInfo::decode(bytes, names)) else { return };
+    assert_facts(bytes, &info);
     if !names_are_short(&info) {
         return;
     }
