@@ -61,6 +61,7 @@ fn chain(error: &dyn Error) -> String {
 
 /// Prints the table; `false` when a client saw an error.
 fn bench(options: &Options) -> Result<bool, Box<dyn Error>> {
+    processes::adopt_orphans()?;
     let contenders = start(options)?;
     println!("{}\n{}", machine(), settings(options));
     let mut errors = 0;
@@ -104,6 +105,7 @@ fn start(options: &Options) -> Result<Vec<Contender>, Box<dyn Error>> {
 }
 
 fn allocations(options: &Options) -> Result<bool, Box<dyn Error>> {
+    processes::adopt_orphans()?;
     println!("{}\n{}", machine(), settings(options));
     for &clients in &options.clients {
         for one in allocations::measure(&load(options, clients), options.workers)? {

@@ -9,8 +9,8 @@ use std::{env, fs};
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::{
-    Pid, PidfdFlags, Signal, getpid, getppid, kill_process, pidfd_open,
-    set_parent_process_death_signal,
+    Pid, PidfdFlags, Signal, WaitOptions, getpid, getppid, kill_process, pidfd_open,
+    set_child_subreaper, set_parent_process_death_signal, waitpid,
 };
 use rustix::time::Timespec;
 use thiserror::Error;
@@ -95,17 +95,23 @@ impl Drop for Server {
         }
         let _ = self.child.kill();
         let _ = self.child.wait();
-        for pid in tree.into_iter().skip(1).filter(|&pid| is_ours(pid)) {
-            let _ = kill_process(pid, Signal::KILL);
+        for pid in tree.into_iter().skip(1) {
+            // Whatever is left has become this process's child (see `adopt_orphans`), and only such can be waited for: a pid that
+            // is gone or means another process by now is not touched.
+            if waitpid(Some(pid), WaitOptions::NOHANG).is_ok_and(|ended| ended.is_none()) {
+                let _ = kill_process(pid, Signal::KILL);
+                let _ = waitpid(Some(pid), WaitOptions::empty());
+            }
         }
     }
 }
 
-/// Whether a former descendant still is what it was: re-parented to init, as an orphan is. Guards against a pid used anew.
-fn is_ours(pid: Pid) -> bool {
-    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    let parent = stat.rsplit(')').next().and_then(|rest| rest.split_whitespace().nth(1));
-    parent == Some("1")
+/// Makes descendants whose parents end children of this process, which then can end and reap them.
+///
+/// # Errors
+/// When the kernel refuses.
+pub(crate) fn adopt_orphans() -> io::Result<()> {
+    Ok(set_child_subreaper(Some(getpid()))?)
 }
 
 fn children(pid: Pid) -> Vec<Pid> {

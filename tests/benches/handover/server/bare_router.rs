@@ -17,11 +17,9 @@ use super::{ServeError, raise_descriptor_limit, standard_output};
 use crate::counting;
 use crate::processes::{Server, Stop, own_role};
 
-/// Packets that may be on their way to a worker: below the some 278 that a port's default buffer takes, so that no send meets a
-/// full one.
-const PACKETS_MAX: usize = 200;
-/// Connections that may be on their way to a worker.
-const UNACKNOWLEDGED_MAX: usize = 2048;
+/// Connections that a worker may have unacknowledged before the router stops to accept. Were each in a packet of its own, they and
+/// one turn's would still be fewer than the some 278 packets that a port's default buffer takes: no send meets a full one.
+const UNACKNOWLEDGED_MAX: usize = 192;
 /// The epoll token of the listener; a worker's is its index.
 const LISTENER: u64 = u64::MAX;
 
@@ -41,8 +39,6 @@ struct Link {
     copies: VecDeque<OwnedFd>,
     /// How many of `copies` are not sent yet: at most [`BATCH`].
     unsent: usize,
-    /// Packets sent and not acknowledged.
-    packets: usize,
     _process: Server,
 }
 
@@ -98,7 +94,7 @@ impl<'a> Router<'a> {
                 LISTENER => waiting = true,
                 index => {
                     if let Some(link) = self.links.get_mut(index as usize) {
-                        link.read_acknowledgements()?;
+                        link.read_acknowledgement()?;
                     }
                 }
             }
@@ -156,13 +152,12 @@ impl Link {
             port,
             copies: VecDeque::with_capacity(UNACKNOWLEDGED_MAX + BATCH),
             unsent: 0,
-            packets: 0,
             _process: Server::spawn(command, Stop::Kill)?,
         })
     }
 
     fn is_full(&self) -> bool {
-        self.packets >= PACKETS_MAX || self.copies.len() >= UNACKNOWLEDGED_MAX
+        self.copies.len() >= UNACKNOWLEDGED_MAX
     }
 
     fn flush(&mut self) -> Result<(), ServeError> {
@@ -175,29 +170,22 @@ impl Link {
             return Ok(());
         };
         send_batch(&self.port, batch).map_err(ServeError::Port)?;
-        self.packets += 1;
         self.unsent = 0;
         Ok(())
     }
 
-    /// Reads what is there. No look more than packets are outstanding: so the usual case needs no look that finds nothing.
-    fn read_acknowledgements(&mut self) -> Result<(), ServeError> {
-        // Also taken when nothing is outstanding: then it can only be the end.
-        loop {
-            match receive_acknowledgement(&self.port) {
-                Ok(Some(count)) if self.packets > 0 && count as usize <= self.copies.len() => {
-                    self.packets -= 1;
-                    self.copies.drain(..count as usize);
-                }
-                Ok(Some(_)) => return Err(ServeError::Packet),
-                Ok(None) => return Err(ServeError::PortClosed),
-                Err(Errno::AGAIN) => return Ok(()),
-                Err(Errno::INTR) => {}
-                Err(error) => return Err(ServeError::Port(error)),
+    /// Reads one acknowledgement and closes what it covers. A second one, rare as it is, is the next turn's: a look that finds
+    /// nothing would cost as much in every turn.
+    fn read_acknowledgement(&mut self) -> Result<(), ServeError> {
+        match receive_acknowledgement(&self.port) {
+            Ok(Some(count)) if count as usize <= self.copies.len() => {
+                self.copies.drain(..count as usize);
+                Ok(())
             }
-            if self.packets == 0 {
-                return Ok(());
-            }
+            Ok(Some(_)) => Err(ServeError::Packet),
+            Ok(None) => Err(ServeError::PortClosed),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(()),
+            Err(error) => Err(ServeError::Port(error)),
         }
     }
 }

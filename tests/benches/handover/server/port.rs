@@ -1,5 +1,5 @@
 //! What goes over the bare program's ports, SOCK_SEQPACKET pairs: to the worker, packets of one count and as many
-//! connections; back, packets of one count, that of the packet which is thereby acknowledged.
+//! connections; back, packets of one count, that of the connections which are thereby acknowledged, in the order in which they came.
 
 use std::io::{IoSlice, IoSliceMut};
 use std::mem::MaybeUninit;
@@ -31,8 +31,8 @@ pub(super) fn send_batch(port: impl AsFd, batch: &[BorrowedFd<'_>]) -> Result<()
 
 /// What one look at a port brought.
 pub(super) enum Received {
-    /// So many connections; they are in the vector.
-    Batch(u32),
+    /// Connections; they are in the vector.
+    Batch,
     /// The other end is closed.
     End,
     /// Not what was agreed: a truncated packet, or a count that is not that of its connections.
@@ -59,13 +59,13 @@ pub(super) fn receive_batch(port: impl AsFd, connections: &mut Vec<OwnedFd>) -> 
             if !message.flags.contains(ReturnFlags::CTRUNC)
                 && connections.len() - before == count as usize =>
         {
-            Received::Batch(count)
+            Received::Batch
         }
         _ => Received::Faulty,
     })
 }
 
-/// Acknowledges a packet of `count` connections, without waiting.
+/// Acknowledges the next `count` connections, without waiting.
 pub(super) fn acknowledge(port: impl AsFd, count: u32) -> Result<()> {
     send(port, &count.to_ne_bytes(), SendFlags::DONTWAIT | SendFlags::NOSIGNAL).map(drop)
 }
