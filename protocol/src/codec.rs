@@ -2,12 +2,13 @@
 //!
 //! The router never decodes a user message; only the two programs that exchange it do.
 //! bincode has no bound of its own on depth: never decode a recursive type from a peer that is not
-//! trusted with the stack. JSON stops at 128 levels.
+//! trusted with the stack. JSON stops at 128 levels. Nor has it a bound on a list of things that
+//! take no bytes (`Vec<()>`): a length is then a number of turns, never read such a type from a peer.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::limits::{DECODE_LIMIT, MAX_MESSAGE};
+use crate::limits::{DECODE_LIMIT, DECODE_LIMIT_PACKET, MAX_MESSAGE, MAX_PACKET};
 
 /// Format of a user message: the codec byte of the header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -183,9 +184,13 @@ fn encode_bincode<T: Serialize + ?Sized>(value: &T) -> Result<Vec<u8>, EncodeErr
 /// Without the limit a nine-byte length would allocate what the peer says; bincode also takes a
 /// value with bytes after it for good, which two programs of different versions must not.
 fn decode_bincode<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, DecodeError> {
-    let config = bincode::config::standard().with_limit::<DECODE_LIMIT>();
-    let (value, used) =
-        bincode::serde::decode_from_slice(bytes, config).map_err(DecodeError::Bincode)?;
+    let config = bincode::config::standard();
+    let decoded = if bytes.len() <= MAX_PACKET {
+        bincode::serde::decode_from_slice(bytes, config.with_limit::<DECODE_LIMIT_PACKET>())
+    } else {
+        bincode::serde::decode_from_slice(bytes, config.with_limit::<DECODE_LIMIT>())
+    };
+    let (value, used) = decoded.map_err(DecodeError::Bincode)?;
     match bytes.len() - used {
         0 => Ok(value),
         trailing => Err(DecodeError::Trailing(trailing)),
@@ -230,6 +235,16 @@ mod tests {
         let bytes = [253, 0, 0, 0, 0, 1, 0, 0, 0, b'x'];
         assert!(matches!(decode::<Vec<u8>>(Codec::Bincode, &bytes), Err(DecodeError::Bincode(_))));
         assert!(matches!(decode::<String>(Codec::Bincode, &bytes), Err(DecodeError::Bincode(_))));
+    }
+
+    #[test]
+    fn large_messages_of_small_numbers_can_be_read_again() {
+        let numbers = vec![1u64; 3 << 20];
+        let data = Data::bincode(&numbers).unwrap();
+        assert!(data.len() < MAX_MESSAGE);
+        assert_eq!(data.decode::<Vec<u64>>().unwrap(), numbers);
+        let wide = vec![1u128; MAX_PACKET - 8];
+        assert_eq!(Data::bincode(&wide).unwrap().decode::<Vec<u128>>().unwrap(), wide);
     }
 
     #[test]

@@ -22,6 +22,10 @@ const TAG_MAX_CONNECTIONS: u16 = 0x0038;
 /// Least packet size that either side may name: a header, an offer's entry and room for its facts.
 const LEAST_PACKET: u32 = 1024;
 
+/// Highest sequence that a `Hello` may claim: half of all, so that nobody can make the router's
+/// count overflow.
+const MAX_SEQUENCE: u64 = u64::MAX / 2;
+
 /// How a worker acknowledges.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum Acks {
@@ -170,7 +174,7 @@ impl Hello {
                 TAG_READY => hello.ready = field.u8()? != 0,
                 TAG_OPEN => hello.open = field.u32()?,
                 TAG_MAX_CONNECTIONS => hello.max_connections = field.u32()?,
-                TAG_RECEIVED => hello.received = field.u64()?,
+                TAG_RECEIVED => hello.received = last_received(field.u64()?)?,
                 _ => {}
             }
         }
@@ -196,6 +200,14 @@ fn packet_size(tag: u16, value: u32) -> Result<u32, TlvError> {
 fn batch(value: u16) -> Result<u16, TlvError> {
     if value == 0 || usize::from(value) > MAX_DESCRIPTORS {
         return Err(out_of_range(TAG_BATCH, value));
+    }
+    Ok(value)
+}
+
+/// The router counts on from here: what would overflow is no sequence that anybody sent.
+fn last_received(value: u64) -> Result<u64, TlvError> {
+    if value > MAX_SEQUENCE {
+        return Err(out_of_range(TAG_RECEIVED, value));
     }
     Ok(value)
 }
@@ -229,6 +241,7 @@ mod tests {
             Hello { batch: 65, ..Hello::default() },
             Hello { max_packet: 100, ..Hello::default() },
             Hello { version: 2, ..Hello::default() },
+            Hello { received: u64::MAX, ..Hello::default() },
         ] {
             let mut bytes = Vec::new();
             hello.encode(&mut bytes);

@@ -16,8 +16,19 @@ pub const MAX_DESCRIPTORS: usize = 64;
 /// Largest user message by default, in bytes. Above one packet it travels in a sealed memfd.
 pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 
-/// Largest user message by what decoding may allocate: the same bound, as bincode's limit.
-pub const DECODE_LIMIT: usize = MAX_MESSAGE;
+/// Most bytes that a transfer list takes in a large body, beside the message: 64 connections with
+/// four texts of [`MAX_TEXT`] each stay below it.
+pub const MAX_TRANSFER_LIST: usize = 1024 * 1024;
+
+/// bincode's limit for the largest messages.
+///
+/// bincode counts a value by its size in memory, and one byte on the wire can be a `u128`: with a
+/// limit of [`MAX_MESSAGE`] a message of 2 MiB of small `u64`s would not be readable.
+pub const DECODE_LIMIT: usize = 16 * MAX_MESSAGE;
+
+/// bincode's limit for messages that fit a packet, so that a few bytes from a peer cannot make the
+/// receiver allocate what only a large message may.
+pub const DECODE_LIMIT_PACKET: usize = 16 * MAX_PACKET;
 
 /// Messages that may wait in user space before a slow receiver.
 pub const QUEUE_MESSAGES: usize = 1024;
@@ -27,7 +38,7 @@ pub const QUEUE_MESSAGES: usize = 1024;
 pub const QUEUE_BYTES: usize = 1024 * 1024;
 
 /// A message longer than this leaves its packet for a memfd: what is left of the packet is for the
-/// header and the transfer list.
+/// header and the transfer list. A shorter one leaves it too if its transfer list needs more room.
 pub const INLINE_MESSAGE: usize = MAX_PACKET - 8 * 1024;
 
 /// Longest text (error message, file name, refusal detail) that one side may send to the other.

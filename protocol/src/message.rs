@@ -105,6 +105,9 @@ pub enum MessageError {
         /// As many as the header says.
         announced: usize,
     },
+    /// A kind whose body always fits its packet comes with a body in a memfd.
+    #[error("kind {0:#04x} never has a large body")]
+    Large(u8),
 }
 
 /// Why one side does not take what the other sent.
@@ -332,8 +335,11 @@ impl<'a> ToWorker<'a> {
             without_descriptors(header)?;
         }
         match header.kind {
+            kind::ATTACH..=kind::CLOSE if header.large && header.kind != kind::MESSAGE => {
+                Err(MessageError::Large(header.kind))
+            }
             kind::ATTACH => Ok(Self::Attach(Attach::decode(body)?)),
-            kind::OFFER => Ok(Self::Offer(Entries { fields: Fields::new(body) })),
+            kind::OFFER => Ok(Self::Offer(decode_offer(header, body)?)),
             kind::MESSAGE => Ok(Self::Message(decode_message(header, body, names)?)),
             kind::REFUSED => Ok(Self::Refused(decode_refusals(body)?)),
             kind::DRAIN => Ok(Self::Drain(decode_timeout(body)?)),
@@ -351,6 +357,9 @@ impl<'a> FromWorker<'a> {
     pub fn decode(header: &Header, body: &'a [u8]) -> Result<Self, MessageError> {
         without_descriptors(header)?;
         match header.kind {
+            kind::HELLO..=kind::CLOSING if header.large && header.kind != kind::WORKER_MESSAGE => {
+                Err(MessageError::Large(header.kind))
+            }
             kind::HELLO => Ok(Self::Hello(Hello::decode(body)?)),
             kind::ACKNOWLEDGE => Ok(Self::Acknowledge(decode_acknowledge(body)?)),
             kind::REFUSE => Ok(Self::Refuse(decode_refusals(body)?)),
@@ -375,10 +384,26 @@ fn without_descriptors(header: &Header) -> Result<(), MessageError> {
     }
 }
 
+/// One entry a descriptor, counted before the first is used: the entries' place is all that tells
+/// which descriptor is whose.
+fn decode_offer<'a>(header: &Header, body: &'a [u8]) -> Result<Entries<'a>, MessageError> {
+    let announced = transferred(header);
+    let mut described = 0;
+    let mut fields = Fields::new(body);
+    while let Some(field) = fields.next_field()? {
+        described += usize::from(field.tag == TAG_ENTRY);
+    }
+    if described != announced {
+        return Err(MessageError::Descriptors { described, announced });
+    }
+    Ok(Entries { fields: Fields::new(body) })
+}
+
 /// Reads a message with its transfer list: `MESSAGE` and `PORT_MESSAGE`.
 ///
 /// # Errors
-/// Malformed fields, or another number of descriptors than announced.
+/// Malformed fields, another number of descriptors than announced, or no message: a body that was
+/// cut off is not an empty message.
 pub fn decode_message<'a>(
     header: &Header,
     body: &'a [u8],
@@ -387,7 +412,7 @@ pub fn decode_message<'a>(
     let announced = transferred(header);
     let mut items = Vec::new();
     let mut fields = Fields::new(body);
-    let mut message: &[u8] = &[];
+    let mut message = None;
     while let Some(field) = fields.next_field()? {
         match field.tag {
             TAG_CONNECTION => {
@@ -397,7 +422,11 @@ pub fn decode_message<'a>(
             TAG_LISTENER => items.push(ItemKind::Listener),
             TAG_DESCRIPTOR => items.push(ItemKind::Descriptor),
             TAG_MESSAGE_FOLLOWS => {
-                message = fields.rest();
+                let length = field.value.len();
+                if length != 0 {
+                    return Err(TlvError::Length { tag: field.tag, length }.into());
+                }
+                message = Some(fields.rest());
                 break;
             }
             _ => {}
@@ -409,11 +438,13 @@ pub fn decode_message<'a>(
     if items.len() != announced {
         return Err(MessageError::Descriptors { described: items.len(), announced });
     }
+    let message = message.ok_or(TlvError::Missing(TAG_MESSAGE_FOLLOWS))?;
     Ok(MessageBody { items, message })
 }
 
 fn decode_acknowledge(body: &[u8]) -> Result<Acknowledge<'_>, TlvError> {
     let mut acknowledge = Acknowledge { up_to: 0, open: 0, fields: body };
+    let mut open = None;
     let mut fields = Fields::new(body);
     while let Some(field) = fields.next_field()? {
         match field.tag {
@@ -421,10 +452,12 @@ fn decode_acknowledge(body: &[u8]) -> Result<Acknowledge<'_>, TlvError> {
             TAG_EACH => {
                 field.u64()?;
             }
-            TAG_OPEN => acknowledge.open = field.u32()?,
+            TAG_OPEN => open = Some(field.u32()?),
             _ => {}
         }
     }
+    // A load that is not said must not look like a worker with nothing to do.
+    acknowledge.open = open.ok_or(TlvError::Missing(TAG_OPEN))?;
     Ok(acknowledge)
 }
 
@@ -436,13 +469,13 @@ fn decode_refusals(body: &[u8]) -> Result<Vec<Refusal>, TlvError> {
             continue;
         }
         let wrong = TlvError::Length { tag: field.tag, length: field.value.len() };
-        let Some((sequence, rest)) = field.value.split_first_chunk::<8>() else {
+        let Some((sequence, reason)) = field.value.split_first_chunk::<8>() else {
             return Err(wrong);
         };
-        let Some(reason) = rest.first_chunk::<2>() else { return Err(wrong) };
+        let Ok(reason) = <[u8; 2]>::try_from(reason) else { return Err(wrong) };
         refusals.push(Refusal {
             sequence: u64::from_le_bytes(*sequence),
-            reason: RefusalReason::from_number(u16::from_le_bytes(*reason)),
+            reason: RefusalReason::from_number(u16::from_le_bytes(reason)),
         });
     }
     Ok(refusals)

@@ -55,6 +55,19 @@ pub fn is_seqpacket(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
         && sockopt::socket_domain(socket)? == AddressFamily::UNIX)
 }
 
+/// Whether a socket has (or had) another side: `connect` against a full backlog can succeed without,
+/// and a listening socket is none.
+///
+/// # Errors
+/// `ENOTSOCK`, `EBADF`.
+pub fn is_connected(socket: BorrowedFd<'_>) -> Result<bool, Errno> {
+    match rustix::net::getpeername(socket) {
+        Ok(_) => Ok(true),
+        Err(Errno::NOTCONN) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
 /// Sets `O_NONBLOCK` and `FD_CLOEXEC`, whatever they were.
 ///
 /// # Errors
@@ -145,15 +158,24 @@ const SEALS: SealFlags =
 /// # Errors
 /// Out of descriptors or memory.
 pub fn sealed_memory(content: &[u8]) -> Result<OwnedFd, Errno> {
-    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
-    let memory = rustix::fs::memfd_create("vestibule-message", flags)?;
+    let memory = message_memory()?;
     let mut rest = content;
     while !rest.is_empty() {
-        let written = rustix::io::write(&memory, rest)?;
+        let written = rustix::io::retry_on_intr(|| rustix::io::write(&memory, rest))?;
         rest = rest.get(written..).unwrap_or_default();
     }
     rustix::fs::fcntl_add_seals(&memory, SEALS)?;
     Ok(memory)
+}
+
+/// `vm.memfd_noexec=2` allows only memory that can never be executed; kernels before 6.3 do not
+/// know the flag that says so.
+fn message_memory() -> Result<OwnedFd, Errno> {
+    let flags = MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING;
+    match rustix::fs::memfd_create("vestibule-message", flags | MemfdFlags::NOEXEC_SEAL) {
+        Err(Errno::INVAL) => rustix::fs::memfd_create("vestibule-message", flags),
+        result => result,
+    }
 }
 
 /// Why a descriptor is no large body.
@@ -243,5 +265,17 @@ mod tests {
         assert_eq!(is_seqpacket(stream.as_fd()), Ok(false));
         let (port, _other) = seqpacket_pair().unwrap();
         assert_eq!(is_seqpacket(port.as_fd()), Ok(true));
+    }
+
+    #[test]
+    fn a_socket_is_connected_even_after_the_other_side_left() {
+        let (port, other) = seqpacket_pair().unwrap();
+        assert_eq!(is_connected(port.as_fd()), Ok(true));
+        drop(other);
+        assert_eq!(is_connected(port.as_fd()), Ok(true));
+        let flags = SocketFlags::CLOEXEC;
+        let alone =
+            rustix::net::socket_with(AddressFamily::UNIX, SocketType::SEQPACKET, flags, None);
+        assert_eq!(is_connected(alone.unwrap().as_fd()), Ok(false));
     }
 }
