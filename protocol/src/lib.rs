@@ -15,6 +15,7 @@
 
 pub mod codec;
 pub mod connection_info;
+pub mod discard;
 pub mod envelope;
 pub mod handshake;
 pub mod header;

@@ -2,29 +2,27 @@
 //!
 //! Differences from the web: a port delivers when [`MessagePort::recv`] is called, not by events; the
 //! queue before a slow receiver is bounded ([`QUEUE_MESSAGES`], [`QUEUE_BYTES`]), and a full queue is
-//! an error that hands everything back.
+//! an error that hands everything back; a port cannot be transferred while messages posted to it wait
+//! on this side ([`PostError::PortBusy`]); a message that cannot be read is told to its receiver only
+//! (between router and worker its sender gets a refusal).
 
-use std::collections::VecDeque;
-use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use serde::Serialize;
 
+use self::outbox::{Outbox, pack};
 use crate::codec::{Codec, Data, EncodeError};
 use crate::connection_info::Names;
 use crate::envelope::{self, Transfer, Transferable};
-use crate::header::{HEADER_LEN, Header};
-use crate::limits::{INLINE_MESSAGE, MAX_DESCRIPTORS, MAX_MESSAGE, QUEUE_BYTES, QUEUE_MESSAGES};
-use crate::message::{MessageError, decode_message, kind};
+use crate::limits::{MAX_DESCRIPTORS, MAX_MESSAGE, QUEUE_BYTES, QUEUE_MESSAGES};
+use crate::message::{MessageError, decode_message, kind, transferred};
 pub use crate::socket::SocketError;
-use crate::socket::{PacketBuffer, PacketSocket, Readiness, ReceiveError, SendError, Sent};
-use crate::sys;
+use crate::socket::{Packet, PacketBuffer, PacketSocket, ReceiveError, SendError};
+use crate::sys::{self, MemoryError};
 
-/// How long to wait before a send that failed for want of something no event announces: the other
-/// side needs about this long to take descriptors out of its queue.
-const RETRY: Duration = Duration::from_millis(2);
+mod outbox;
 
 /// Makes pairs of connected ports.
 #[derive(Debug)]
@@ -56,18 +54,14 @@ pub struct MessagePort {
 #[derive(Debug)]
 struct Shared {
     socket: PacketSocket,
+    /// Where the task runs that sends what waits: a message may be posted from any thread.
+    runtime: tokio::runtime::Handle,
     outbox: Mutex<Outbox>,
+    /// `close()` was called while messages wait.
+    closing: tokio::sync::Notify,
+    max_message: AtomicUsize,
+    takes_transfers: AtomicBool,
     inbox: tokio::sync::Mutex<Inbox>,
-}
-
-#[derive(Debug, Default)]
-struct Outbox {
-    waiting: VecDeque<Packed>,
-    bytes: usize,
-    sequence: u64,
-    /// A task waits for room and will send what waits.
-    flushing: bool,
-    closed: bool,
 }
 
 #[derive(Debug)]
@@ -75,16 +69,6 @@ struct Inbox {
     buffer: PacketBuffer,
     names: Names,
     over: bool,
-}
-
-/// A packet that is ready to go, with everything it carries.
-#[derive(Debug)]
-struct Packed {
-    header: Header,
-    body: Vec<u8>,
-    memory: Option<OwnedFd>,
-    data: Data,
-    transfer: Vec<Transferable>,
 }
 
 /// What a port brings.
@@ -97,7 +81,8 @@ pub enum PortEvent {
         /// The transfer list, in order.
         transfer: Vec<Transferable>,
     },
-    /// Something arrived that cannot be read; its descriptors are closed and the port goes on.
+    /// Something arrived that cannot be read; its descriptors are closed. The port goes on, unless
+    /// what arrived breaks the protocol: then the next event is the end.
     MessageError(PortMessageError),
 }
 
@@ -190,14 +175,14 @@ impl PortDescriptor {
     pub fn is_idle(&self) -> bool {
         match &self.0 {
             Holder::Bare(_) => true,
-            Holder::Port(shared) => shared.outbox().waiting.is_empty(),
+            Holder::Port(shared) => shared.outbox().is_idle(),
         }
     }
 
     /// The port, usable in this process.
     ///
     /// # Errors
-    /// It is no seqpacket socket, or there is no runtime.
+    /// It is no connected seqpacket socket, or there is no runtime.
     pub fn into_port(self) -> Result<MessagePort, SocketError> {
         match self.0 {
             Holder::Bare(descriptor) => MessagePort::new(descriptor),
@@ -214,7 +199,11 @@ impl MessagePort {
     pub fn new(descriptor: OwnedFd) -> Result<Self, SocketError> {
         let shared = Shared {
             socket: PacketSocket::new(descriptor)?,
+            runtime: tokio::runtime::Handle::try_current().map_err(SocketError::NoRuntime)?,
             outbox: Mutex::default(),
+            closing: tokio::sync::Notify::new(),
+            max_message: AtomicUsize::new(MAX_MESSAGE),
+            takes_transfers: AtomicBool::new(true),
             inbox: tokio::sync::Mutex::new(Inbox {
                 buffer: PacketBuffer::default(),
                 names: Names::default(),
@@ -232,6 +221,19 @@ impl MessagePort {
     pub fn try_clone(&self) -> Result<Self, SocketError> {
         let copy = self.shared.socket.as_fd().try_clone_to_owned().map_err(SocketError::System)?;
         Self::new(copy)
+    }
+
+    /// Sets the largest message in bytes that this side sends and takes; [`MAX_MESSAGE`] at most,
+    /// and by default.
+    pub fn set_max_message(&self, bytes: usize) {
+        self.shared.max_message.store(bytes.min(MAX_MESSAGE), Ordering::Relaxed);
+    }
+
+    /// Takes no transfer lists from here on: descriptors that come all the same are closed and the
+    /// port with them. For the side that does not trust the other: things are transferred from parent
+    /// to worker only.
+    pub fn refuse_transfers(&self) {
+        self.shared.takes_transfers.store(false, Ordering::Relaxed);
     }
 
     /// Posts a value as bincode: between Rust programs of one release. Never waits.
@@ -270,88 +272,75 @@ impl MessagePort {
     /// # Errors
     /// See [`PostError`]; message and transfer list come back.
     pub fn post(&self, data: Data, transfer: Vec<Transferable>) -> Result<(), PostMessageError> {
-        let packed = pack(data, transfer)?;
-        let mut outbox = self.shared.outbox();
-        if outbox.closed {
-            return Err(packed.give_back(PostError::Closed));
-        }
-        if outbox.is_full(packed.weight()) {
-            return Err(packed.give_back(PostError::QueueFull));
-        }
-        outbox.bytes += packed.weight();
-        outbox.waiting.push_back(packed);
-        if outbox.flushing {
-            return Ok(());
-        }
-        match self.shared.flush(&mut outbox) {
-            Ok(Sent::Whole) => Ok(()),
-            Ok(Sent::Blocked | Sent::Later) => {
-                self.shared.start_flush(&mut outbox);
-                Ok(())
-            }
-            Err(error) => {
-                let reason = match error {
-                    SendError::Closed => PostError::Closed,
-                    SendError::System(_) => PostError::System(error),
-                };
-                outbox.closed = true;
-                match outbox.take_last() {
-                    Some(packed) => Err(packed.give_back(reason)),
-                    None => Ok(()),
-                }
-            }
-        }
+        let max_message = self.shared.max_message.load(Ordering::Relaxed);
+        pack(&data, transfer, max_message)
+            .and_then(|packed| self.shared.post(packed))
+            .map_err(|(reason, transfer)| PostMessageError { reason, message: data, transfer })
     }
 
     /// The next message, or `None` once the other side is closed and everything it sent was
-    /// received: the web's `close` event.
+    /// received, or this side is closed: the web's `close` event.
     ///
     /// # Cancel safety
     /// A message is taken from the port only when this is ready.
     pub async fn recv(&self) -> Option<PortEvent> {
-        let mut inbox = self.shared.inbox.lock().await;
-        let inbox = &mut *inbox;
-        if inbox.over {
+        let shared = &*self.shared;
+        let mut inbox = shared.inbox.lock().await;
+        let Inbox { buffer, names, over } = &mut *inbox;
+        if *over || shared.outbox().is_closed() {
             return None;
         }
-        match self.shared.socket.receive(&mut inbox.buffer).await {
-            Ok(packet) => {
-                if packet.header.kind != kind::PORT_MESSAGE {
-                    let wrong = MessageError::Kind(packet.header.kind);
-                    return Some(PortEvent::MessageError(wrong.into()));
-                }
-                Some(match decode_message(&packet.header, packet.body, &mut inbox.names) {
-                    Err(error) => PortEvent::MessageError(error.into()),
-                    Ok(_) if packet.missing > 0 => PortEvent::MessageError(
-                        PortMessageError::MissingDescriptors(packet.missing),
-                    ),
-                    Ok(body) => PortEvent::Message {
-                        data: Data::from_parts(packet.header.codec, body.message.to_vec()),
-                        transfer: envelope::pair(body.items, packet.descriptors),
-                    },
-                })
-            }
-            Err(error) if !error.is_fatal() => Some(PortEvent::MessageError(error.into())),
-            Err(ReceiveError::Closed) => {
-                inbox.over = true;
-                None
-            }
-            Err(error) => {
-                inbox.over = true;
-                self.close();
-                Some(PortEvent::MessageError(error.into()))
+        buffer.set_max_message(shared.max_message.load(Ordering::Relaxed));
+        let received = shared.socket.receive(buffer).await;
+        let read = match received {
+            // Closed here while this waited.
+            _ if shared.outbox().is_closed() => Err(Unread::End),
+            Ok(packet) => shared.read(packet, names),
+            Err(ReceiveError::Closed) => Err(Unread::End),
+            Err(error) if error.is_fatal() => Err(Unread::Fault(error.into())),
+            Err(error) => Err(Unread::Message(error.into())),
+        };
+        buffer.clear();
+        *over = matches!(read, Err(Unread::End | Unread::Fault(_)));
+        if *over && !shared.outbox().is_closed() {
+            shared.abort();
+        }
+        match read {
+            Ok(event) => Some(event),
+            Err(Unread::End) => None,
+            Err(Unread::Message(error) | Unread::Fault(error)) => {
+                Some(PortEvent::MessageError(error))
             }
         }
     }
 
-    /// Closes the port for both sides: the other side gets what was sent, then the end. What still
-    /// waits here is dropped. Any number of times.
+    /// Closes the port. Nothing more is delivered to this side or from it: the other side gets what
+    /// was posted before, then the end. If it is slow, what still waits here has 60 seconds. Any
+    /// number of times.
     pub fn close(&self) {
-        let mut outbox = self.shared.outbox();
-        outbox.closed = true;
-        outbox.waiting.clear();
-        outbox.bytes = 0;
-        self.shared.socket.shutdown();
+        self.shared.close();
+    }
+}
+
+/// Why a receive brought no message.
+enum Unread {
+    /// The port is closed, there or here.
+    End,
+    /// This message cannot be read.
+    Message(PortMessageError),
+    /// The other side breaks the protocol.
+    Fault(PortMessageError),
+}
+
+impl From<MessageError> for Unread {
+    /// A body that does not fit its descriptors is not a mistake of a program but of a peer.
+    fn from(error: MessageError) -> Self {
+        match error {
+            MessageError::Descriptors { .. } | MessageError::Unasked { .. } => {
+                Self::Fault(error.into())
+            }
+            _ => Self::Message(error.into()),
+        }
     }
 }
 
@@ -361,126 +350,31 @@ impl Shared {
         self.outbox.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Sends what waits, until the receiver is slow.
-    fn flush(&self, outbox: &mut Outbox) -> Result<Sent, SendError> {
-        while let Some(packed) = outbox.waiting.front() {
-            let sequence = outbox.sequence + 1;
-            match packed.send(&self.socket, sequence)? {
-                Sent::Whole => {
-                    outbox.sequence = sequence;
-                    if let Some(packed) = outbox.waiting.pop_front() {
-                        outbox.bytes -= packed.weight();
-                    }
-                }
-                other => return Ok(other),
-            }
+    fn read(&self, packet: Packet<'_>, names: &mut Names) -> Result<PortEvent, Unread> {
+        let Packet { header, body, descriptors, missing } = packet;
+        let announced = transferred(&header);
+        if header.kind != kind::PORT_MESSAGE && announced == 0 {
+            return Err(MessageError::Kind(header.kind).into());
         }
-        Ok(Sent::Whole)
-    }
-
-    /// Leaves a task behind that sends what waits. It ends with the queue, or with the other side.
-    fn start_flush(self: &Arc<Self>, outbox: &mut Outbox) {
-        outbox.flushing = true;
-        let shared = Arc::clone(self);
-        tokio::spawn(async move { shared.flush_all().await });
-    }
-
-    async fn flush_all(&self) {
-        loop {
-            let Ok(mut ready) = self.socket.writable().await else { return };
-            let sent = {
-                let mut outbox = self.outbox();
-                let sent = self.flush(&mut outbox);
-                if matches!(sent, Ok(Sent::Whole)) {
-                    outbox.flushing = false;
-                }
-                if sent.is_err() {
-                    outbox.closed = true;
-                    outbox.flushing = false;
-                    outbox.waiting.clear();
-                    outbox.bytes = 0;
-                }
-                sent
-            };
-            match sent {
-                Ok(Sent::Blocked) => ready.clear_ready(),
-                Ok(Sent::Later) => {
-                    drop(ready);
-                    tokio::time::sleep(RETRY).await;
-                }
-                Ok(Sent::Whole) | Err(_) => return,
-            }
+        if header.kind != kind::PORT_MESSAGE
+            || (announced > 0 && !self.takes_transfers.load(Ordering::Relaxed))
+        {
+            return Err(MessageError::Unasked { kind: header.kind, announced }.into());
         }
-    }
-}
-
-impl Outbox {
-    fn is_full(&self, weight: usize) -> bool {
-        !self.waiting.is_empty()
-            && (self.waiting.len() >= QUEUE_MESSAGES || self.bytes + weight > QUEUE_BYTES)
-    }
-
-    fn take_last(&mut self) -> Option<Packed> {
-        let packed = self.waiting.pop_back()?;
-        self.bytes -= packed.weight();
-        Some(packed)
-    }
-}
-
-impl Packed {
-    fn weight(&self) -> usize {
-        HEADER_LEN + self.data.len()
-    }
-
-    fn send(&self, socket: &PacketSocket, sequence: u64) -> Result<Sent, SendError> {
-        let header = Header { sequence, ..self.header };
-        let head = header.encode();
-        let mut descriptors = Vec::with_capacity(self.transfer.len() + 1);
-        descriptors.extend(self.memory.as_ref().map(AsFd::as_fd));
-        descriptors.extend(self.transfer.iter().map(AsFd::as_fd));
-        socket.try_send(&[IoSlice::new(&head), IoSlice::new(&self.body)], &descriptors)
-    }
-
-    fn give_back(self, reason: PostError) -> PostMessageError {
-        PostMessageError { reason, message: self.data, transfer: self.transfer }
-    }
-}
-
-fn pack(data: Data, transfer: Vec<Transferable>) -> Result<Packed, PostMessageError> {
-    let fail = |reason: PostError, message: Data, transfer: Vec<Transferable>| {
-        Err(PostMessageError { reason, message, transfer })
-    };
-    let large = data.len() > INLINE_MESSAGE;
-    let count = transfer.len() + usize::from(large);
-    if data.len() > MAX_MESSAGE {
-        let error = EncodeError::TooLarge { length: data.len(), bound: MAX_MESSAGE };
-        return fail(error.into(), data, transfer);
-    }
-    if count > MAX_DESCRIPTORS {
-        return fail(PostError::TooManyTransferred(transfer.len()), data, transfer);
-    }
-    if transfer.iter().any(|item| matches!(item, Transferable::Port(port) if !port.is_idle())) {
-        return fail(PostError::PortBusy, data, transfer);
-    }
-    let mut body = Vec::with_capacity(data.len() + 8 * transfer.len() + 8);
-    if let Err(too_long) = envelope::encode(&mut body, &transfer, data.as_bytes()) {
-        let error = EncodeError::TooLarge { length: too_long.0, bound: usize::from(u16::MAX) };
-        return fail(error.into(), data, transfer);
-    }
-    let mut memory = None;
-    if large {
-        match sys::sealed_memory(&body) {
-            Ok(sealed) => memory = Some(sealed),
-            Err(error) => return fail(SendError::System(error).into(), data, transfer),
+        let body = decode_message(&header, body, names)?;
+        if missing > 0 {
+            return Err(Unread::Message(PortMessageError::MissingDescriptors(missing)));
         }
-        body = Vec::new();
+        let bound = self.max_message.load(Ordering::Relaxed);
+        if body.message.len() > bound {
+            let length = body.message.len() as u64;
+            let reason = Some(MemoryError::TooLarge { length, bound });
+            let error = ReceiveError::Body { sequence: header.sequence, reason };
+            return Err(Unread::Message(error.into()));
+        }
+        Ok(PortEvent::Message {
+            data: Data::from_parts(header.codec, body.message.to_vec()),
+            transfer: envelope::pair(body.items, descriptors),
+        })
     }
-    let header = Header {
-        codec: data.codec(),
-        large,
-        // At most MAX_DESCRIPTORS, checked above.
-        descriptors: count as u8,
-        ..Header::new(kind::PORT_MESSAGE, 0)
-    };
-    Ok(Packed { header, body, memory, data, transfer })
 }

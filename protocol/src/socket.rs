@@ -10,8 +10,11 @@ use rustix::io::Errno;
 use tokio::io::unix::AsyncFdReadyGuard;
 use tokio_seqpacket::UnixSeqpacket;
 
+use crate::codec::Codec;
+use crate::discard::discard;
 use crate::header::{HEADER_LEN, Header, HeaderError};
-use crate::limits::{MAX_DESCRIPTORS, MAX_MESSAGE, MAX_PACKET};
+use crate::limits::{MAX_DESCRIPTORS, MAX_MESSAGE, MAX_PACKET, MAX_TRANSFER_LIST};
+use crate::message::transferred;
 use crate::sys::{self, MemoryError};
 
 /// A connected seqpacket socket, registered with the runtime it was made in.
@@ -26,6 +29,9 @@ pub enum SocketError {
     /// Not a Unix seqpacket socket.
     #[error("descriptor is not a Unix seqpacket socket")]
     NotSeqpacket,
+    /// It has no other side.
+    #[error("seqpacket socket is not connected")]
+    NotConnected,
     /// There is no runtime to register it with.
     #[error("ports need a running tokio runtime with I/O enabled")]
     NoRuntime(#[source] tokio::runtime::TryCurrentError),
@@ -78,6 +84,19 @@ pub enum ReceiveError {
         /// As many as the header says.
         announced: usize,
     },
+    /// The message is in a format that this version does not know; all its descriptors were closed.
+    /// The port goes on.
+    #[error("message {sequence} is in the unknown format {format}")]
+    Format {
+        /// Its kind.
+        kind: u8,
+        /// Its number, to be refused; an offer's first.
+        sequence: u64,
+        /// Descriptors that it announced: as many connections if it was an offer.
+        announced: usize,
+        /// The codec byte.
+        format: u8,
+    },
     /// The large body is unusable; all its descriptors were closed. The port goes on.
     #[error("large message {sequence} is unusable")]
     Body {
@@ -95,7 +114,7 @@ pub enum ReceiveError {
 impl ReceiveError {
     /// Whether the port can go on after this.
     pub const fn is_fatal(self) -> bool {
-        !matches!(self, Self::Body { .. })
+        !matches!(self, Self::Body { .. } | Self::Format { .. })
     }
 }
 
@@ -106,6 +125,7 @@ pub struct PacketBuffer {
     large: Vec<u8>,
     max_message: usize,
     descriptors: Vec<OwnedFd>,
+    discarded: u64,
 }
 
 /// A received packet: header, body, and what came with it.
@@ -135,8 +155,34 @@ impl PacketBuffer {
             bytes: vec![0; MAX_PACKET].into_boxed_slice(),
             large: Vec::new(),
             max_message,
-            descriptors: Vec::with_capacity(MAX_DESCRIPTORS + 1),
+            descriptors: Vec::with_capacity(MAX_DESCRIPTORS + 2),
+            discarded: 0,
         }
+    }
+
+    /// Largest message that is taken from here on, in bytes.
+    pub fn set_max_message(&mut self, bytes: usize) {
+        self.max_message = bytes;
+    }
+
+    /// How many received descriptors were closed because nobody was to have them.
+    pub fn discarded(&self) -> u64 {
+        self.discarded
+    }
+
+    /// Closes what is left of the last packet, and frees a large body.
+    pub fn clear(&mut self) {
+        self.large = Vec::new();
+        if !self.descriptors.is_empty() {
+            self.discarded += self.descriptors.len() as u64;
+            discard(self.descriptors.drain(..).collect());
+        }
+    }
+}
+
+impl Drop for PacketBuffer {
+    fn drop(&mut self) {
+        self.clear();
     }
 }
 
@@ -155,6 +201,9 @@ impl PacketSocket {
         tokio::runtime::Handle::try_current().map_err(SocketError::NoRuntime)?;
         if !sys::is_seqpacket(descriptor.as_fd()).unwrap_or(false) {
             return Err(SocketError::NotSeqpacket);
+        }
+        if !sys::is_connected(descriptor.as_fd()).unwrap_or(false) {
+            return Err(SocketError::NotConnected);
         }
         sys::set_port_flags(descriptor.as_fd())
             .map_err(|error| SocketError::System(error.into()))?;
@@ -187,7 +236,7 @@ impl PacketSocket {
         &self,
         buffer: &mut PacketBuffer,
     ) -> Result<Option<sys::Received>, ReceiveError> {
-        buffer.descriptors.clear();
+        buffer.clear();
         let mut resets = 0;
         loop {
             let socket = self.socket.as_fd();
@@ -218,7 +267,7 @@ impl PacketSocket {
                 Ok(Packet { header, body, descriptors, missing })
             }
             Err(error) => {
-                buffer.descriptors.clear();
+                buffer.clear();
                 Err(error)
             }
         }
@@ -236,23 +285,28 @@ impl PacketSocket {
             return Err(ReceiveError::Truncated);
         }
         let packet = buffer.bytes.get(..received.length).unwrap_or_default();
-        let (header, _) = Header::decode(packet)?;
+        let (header, unknown_format) = read_header(packet)?;
         let announced = usize::from(header.descriptors);
         let arrived = buffer.descriptors.len();
         // As many as announced and still some lost: the sender attached more than it said.
         if arrived > announced || (arrived == announced && received.descriptors_lost) {
             return Err(ReceiveError::Unannounced { received: arrived, announced });
         }
+        if let Some(format) = unknown_format {
+            let Header { kind, sequence, .. } = header;
+            let announced = transferred(&header);
+            return Err(ReceiveError::Format { kind, sequence, announced, format });
+        }
         if header.large {
             let sequence = header.sequence;
-            if arrived == 0 {
+            let Some(memory) = buffer.descriptors.first() else {
                 return Err(ReceiveError::Body { sequence, reason: None });
-            }
-            let memory = buffer.descriptors.remove(0);
-            buffer.large = sys::read_sealed_memory(&memory, buffer.max_message)
+            };
+            // What is no sealed memory may be slow to close: it stays with the others then.
+            let bound = buffer.max_message.saturating_add(MAX_TRANSFER_LIST);
+            buffer.large = sys::read_sealed_memory(memory, bound)
                 .map_err(|reason| ReceiveError::Body { sequence, reason: Some(reason) })?;
-        } else if !buffer.large.is_empty() {
-            buffer.large = Vec::new();
+            drop(buffer.descriptors.remove(0));
         }
         Ok((header, announced - arrived))
     }
@@ -328,6 +382,25 @@ impl PacketSocket {
     pub fn shutdown(&self) {
         // Fails only if the other side was first.
         let _ = rustix::net::shutdown(self.socket.as_fd(), rustix::net::Shutdown::Both);
+    }
+
+    /// Stops the other side from sending, for every holder of this end. What waits here can still
+    /// be sent.
+    pub fn shutdown_receive(&self) {
+        let _ = rustix::net::shutdown(self.socket.as_fd(), rustix::net::Shutdown::Read);
+    }
+}
+
+/// A header, and its codec byte if that has no meaning here: such a message alone is refused, the
+/// port goes on.
+fn read_header(packet: &[u8]) -> Result<(Header, Option<u8>), HeaderError> {
+    match (Header::decode(packet), packet.first_chunk::<HEADER_LEN>()) {
+        (Err(HeaderError::Codec(format)), Some(head)) => {
+            let mut known = *head;
+            known[3] = Codec::None as u8;
+            Header::decode(&known).map(|(header, _)| (header, Some(format)))
+        }
+        (decoded, _) => decoded.map(|(header, _)| (header, None)),
     }
 }
 
