@@ -1,0 +1,11 @@
+//! `MessagePort` against the message semantics, point by point: the number in a test's name is the
+//! point's. Real descriptors, in one process and between processes (the test binary starts itself
+//! again, see `process`).
+
+mod closing;
+mod hostile;
+mod posting;
+mod process;
+mod support;
+mod transferring;
+mod unreadable;
