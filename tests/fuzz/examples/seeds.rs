@@ -20,7 +20,7 @@ use vestibule_protocol::message::{
     ErrorReport, ItemKind, Refusal, RefusalReason, kind, put_acknowledge, put_acknowledge_each,
     put_entry, put_error, put_item, put_message, put_refusal, put_timeout,
 };
-use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
+use vestibule_protocol::supervision::{FromRouter, ToRouter, WorkerId};
 use vestibule_protocol::{Codec, tlv};
 
 fn main() -> io::Result<()> {
@@ -106,6 +106,10 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
             }),
         ),
         ("message", packet(four, transfer)),
+        (
+            "message-large",
+            packet(Header { large: true, descriptors: 1, ..four }, |out| put_message(out, b"[1]")),
+        ),
         ("port-message", packet(Header { kind: kind::PORT_MESSAGE, ..four }, transfer)),
         ("refused", packet(header(kind::REFUSED), refusals)),
         ("drain", packet(header(kind::DRAIN), |out| put_timeout(out, Duration::from_millis(1500)))),
@@ -184,7 +188,7 @@ fn messages() -> Vec<(String, Vec<u8>)> {
         add(3, "lists", encode(codec, &vec![vec![-1i64, 1 << 40], vec![]]));
         add(4, "job", encode(codec, &job));
         add(5, "started", encode(codec, &ToRouter::Started { worker, pid: 4321 }));
-        add(5, "gone", encode(codec, &ToRouter::Gone { worker, exit: Exit::Signal(9) }));
+        add(6, "ready", encode(codec, &FromRouter::Ready { worker }));
         let reason = "port ended".to_owned();
         add(6, "kill", encode(codec, &FromRouter::Kill { worker, reason }));
         if codec == Codec::Json {

@@ -8,6 +8,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use vestibule_protocol::connection_info::{self as facts, ConnectionInfo};
 use vestibule_protocol::header::Header;
+use vestibule_protocol::limits::{MAX_DESCRIPTORS, MAX_PACKET};
 use vestibule_protocol::message::{self, ItemKind, RefusalReason, transferred};
 use vestibule_protocol::tlv::Fields;
 
@@ -18,6 +19,8 @@ use crate::said::Said;
 /// # Panics
 /// It is not: the finding.
 pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
+    let may_be_large = matches!(said, Said::Message(..) | Said::WorkerMessage(_));
+    assert!(may_be_large || !header.large, "only a user's message outgrows its packet");
     let last = |tag| last(body, tag);
     match said {
         Said::Attach(attach) => {
@@ -32,16 +35,19 @@ pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
         Said::Hello(hello) => {
             assert_eq!(last(0x0030), Some(hello.version.into()));
             assert_packet_size(last(0x0032), hello.max_packet);
+            assert!((1..=MAX_DESCRIPTORS).contains(&hello.batch.into()), "{hello:?}");
             assert_eq!(last(0x0033).unwrap_or(1), u64::from(hello.batch));
             assert_eq!(last(0x0034).unwrap_or(0), hello.acks as u64);
             assert_eq!(last(0x0035).unwrap_or(1) != 0, hello.ready);
             assert_eq!(last(0x0036).unwrap_or(0), u64::from(hello.open));
             assert_eq!(last(0x0037).unwrap_or(0), hello.received);
+            assert!(hello.received <= u64::MAX / 2, "the router counts on from here");
             assert_eq!(last(0x0038).unwrap_or(0), u64::from(hello.max_connections));
         }
         Said::Offer(entries) => {
             let sent = values(body, message::TAG_ENTRY);
             assert_eq!(sent.len(), entries.len());
+            assert_eq!(entries.len(), transferred(header), "one descriptor an entry");
             for (entry, (info, posted)) in sent.into_iter().zip(entries) {
                 assert_facts(entry, info);
                 let message = values(entry, message::TAG_MESSAGE).pop();
@@ -64,6 +70,7 @@ pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
             let sent = values(body, message::TAG_REFUSAL);
             assert_eq!(sent.len(), refusals.len());
             for (value, refusal) in sent.into_iter().zip(refusals) {
+                assert_eq!(value.len(), 10);
                 assert_eq!(value[..8], refusal.sequence.to_le_bytes());
                 let known = (1..=7).contains(&number(&value[8..10]));
                 let reason = if known { number(&value[8..10]) } else { 8 };
@@ -77,7 +84,7 @@ pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
         }
         Said::Acknowledge { up_to, open, each } => {
             assert_eq!(last(message::TAG_UP_TO).unwrap_or(0), *up_to);
-            assert_eq!(last(message::TAG_OPEN).unwrap_or(0), u64::from(*open));
+            assert_eq!(last(message::TAG_OPEN), Some(u64::from(*open)), "a load must be said");
             let sent: Vec<_> = values(body, message::TAG_EACH).into_iter().map(number).collect();
             assert_eq!(sent, *each);
         }
@@ -126,7 +133,8 @@ fn assert_address(sent: Option<&[u8]>, read: Option<SocketAddr>) {
 
 /// A packet size over ours is taken as ours.
 fn assert_packet_size(sent: Option<u64>, read: u32) {
-    let ours = vestibule_protocol::limits::MAX_PACKET as u64;
+    let ours = MAX_PACKET as u64;
+    assert!(read >= 1024, "no offer fits in {read} bytes");
     assert_eq!(sent.unwrap_or(ours).min(ours), u64::from(read));
 }
 

@@ -11,7 +11,7 @@ use serde::de::DeserializeOwned;
 use vestibule_fuzz::{Job, prefixes, within};
 use vestibule_protocol::Codec;
 use vestibule_protocol::codec::{Data, DecodeError, decode};
-use vestibule_protocol::limits::DECODE_LIMIT;
+use vestibule_protocol::limits::{DECODE_LIMIT, DECODE_LIMIT_PACKET, MAX_PACKET};
 use vestibule_protocol::supervision::{FromRouter, ToRouter};
 
 fuzz_target!(|input: &[u8]| {
@@ -99,6 +99,7 @@ fn has_fraction(value: &serde_json::Value) -> bool {
 /// object of seven bytes becomes a tree node of some 600.
 fn bound(codec: Codec, message: &[u8]) -> usize {
     let (fixed, factor) = match codec {
+        Codec::Bincode if message.len() <= MAX_PACKET => (DECODE_LIMIT_PACKET + (2 << 20), 128),
         Codec::Bincode => (DECODE_LIMIT + (2 << 20), 128),
         Codec::Json => (64 << 10, 512),
         Codec::None | Codec::Bytes => (0, 0),
