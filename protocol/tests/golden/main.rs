@@ -1,0 +1,422 @@
+//! The wire format, byte for byte: what is written down is what is sent and what is read, in every
+//! kind and both directions. A change that breaks one of these needs a new protocol version.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+mod document;
+mod vectors;
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use vestibule_protocol::codec::Codec;
+use vestibule_protocol::connection_info::{ConnectionInfo, Names};
+use vestibule_protocol::handshake::{Acks, Attach, Hello};
+use vestibule_protocol::header::{HEADER_LEN, Header};
+use vestibule_protocol::message::{
+    self, ErrorReport, FromWorker, ItemKind, MessageBody, Refusal, RefusalReason, ToWorker,
+    decode_message, kind,
+};
+use vestibule_protocol::tlv;
+
+const EPOCH: u16 = 7;
+
+fn header(kind: u8, codec: Codec, descriptors: u8, sequence: u64) -> Header {
+    Header { codec, descriptors, sequence, ..Header::new(kind, EPOCH) }
+}
+
+fn bare(kind: u8) -> Header {
+    header(kind, Codec::None, 0, 0)
+}
+
+fn packet(header: Header, write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
+    let mut packet = header.encode().to_vec();
+    write(&mut packet);
+    packet
+}
+
+/// Header and body of a golden packet, after checking that the header comes back.
+#[track_caller]
+fn parts(golden: &'static [u8], expected: Header) -> &'static [u8] {
+    let (header, body) = Header::decode(golden).unwrap();
+    assert_eq!(header, expected);
+    body
+}
+
+#[track_caller]
+fn to_worker(golden: &'static [u8], expected: Header) -> ToWorker<'static> {
+    let body = parts(golden, expected);
+    ToWorker::decode(&expected, body, &mut Names::default()).unwrap()
+}
+
+#[track_caller]
+fn from_worker(golden: &'static [u8], expected: Header) -> FromWorker<'static> {
+    FromWorker::decode(&expected, parts(golden, expected)).unwrap()
+}
+
+fn address(text: &str) -> Option<SocketAddr> {
+    Some(text.parse().unwrap())
+}
+
+fn first_connection() -> ConnectionInfo {
+    ConnectionInfo {
+        id: 2,
+        peer: address("127.0.0.1:51234"),
+        destination: None,
+        listener: "web".into(),
+        route: "default".into(),
+        peer_context: None,
+        accepted: 12_345,
+    }
+}
+
+fn second_connection() -> ConnectionInfo {
+    ConnectionInfo {
+        id: 3,
+        peer: address("[fe80::1%3]:443"),
+        destination: address("192.0.2.1:80"),
+        listener: "web".into(),
+        route: "default".into(),
+        peer_context: Some("u:r:t:s0".into()),
+        accepted: 0,
+    }
+}
+
+fn bare_connection() -> ConnectionInfo {
+    ConnectionInfo {
+        id: 4,
+        peer: None,
+        destination: None,
+        listener: "web".into(),
+        route: "".into(),
+        peer_context: None,
+        accepted: 0,
+    }
+}
+
+#[test]
+fn attach_is_these_bytes() {
+    let attach =
+        Attach { versions: (1, 1), drain_timeout: Duration::from_secs(60), max_packet: 32_768 };
+    let expected = bare(kind::ATTACH);
+    assert_eq!(packet(expected, |out| attach.encode(out)), vectors::ATTACH);
+    let ToWorker::Attach(read) = to_worker(vectors::ATTACH, expected) else { panic!("kind") };
+    assert_eq!(read, attach);
+}
+
+#[test]
+fn hello_is_these_bytes() {
+    let hello = Hello {
+        version: 1,
+        max_packet: 32_768,
+        batch: 64,
+        acks: Acks::Cumulative,
+        ready: true,
+        open: 0,
+        max_connections: 1000,
+        received: 0,
+    };
+    let expected = bare(kind::HELLO);
+    assert_eq!(packet(expected, |out| hello.encode(out)), vectors::HELLO);
+    assert_eq!(from_worker(vectors::HELLO, expected), FromWorker::Hello(hello));
+}
+
+#[test]
+fn offer_is_these_bytes() {
+    let expected = header(kind::OFFER, Codec::Json, 2, 1);
+    let written = packet(expected, |out| {
+        message::put_entry(out, &first_connection(), br#"{"reqno":2}"#).unwrap();
+        message::put_entry(out, &second_connection(), b"").unwrap();
+    });
+    assert_eq!(written, vectors::OFFER);
+    let ToWorker::Offer(mut entries) = to_worker(vectors::OFFER, expected) else { panic!("kind") };
+    let names = &mut Names::default();
+    let first = entries.next_entry(names).unwrap().unwrap();
+    assert_eq!((first.info, first.message), (first_connection(), &br#"{"reqno":2}"#[..]));
+    let second = entries.next_entry(names).unwrap().unwrap();
+    assert_eq!((second.info, second.message), (second_connection(), &b""[..]));
+    assert_eq!(entries.next_entry(names), Ok(None));
+}
+
+#[test]
+fn acknowledge_is_these_bytes_cumulative_and_each() {
+    let expected = bare(kind::ACKNOWLEDGE);
+    let written = packet(expected, |out| message::put_acknowledge(out, 2, 2));
+    assert_eq!(written, vectors::ACKNOWLEDGE);
+    let FromWorker::Acknowledge(read) = from_worker(vectors::ACKNOWLEDGE, expected) else {
+        panic!("kind")
+    };
+    assert_eq!((read.up_to, read.open, read.each().count()), (2, 2, 0));
+
+    let written = packet(expected, |out| message::put_acknowledge_each(out, &[1, 2], 2));
+    assert_eq!(written, vectors::ACKNOWLEDGE_EACH);
+    let FromWorker::Acknowledge(read) = from_worker(vectors::ACKNOWLEDGE_EACH, expected) else {
+        panic!("kind")
+    };
+    assert_eq!((read.up_to, read.open), (0, 2));
+    assert_eq!(read.each().collect::<Vec<_>>(), [1, 2]);
+}
+
+#[test]
+fn refusals_are_these_bytes_in_both_directions() {
+    let lost = [
+        Refusal { sequence: 1, reason: RefusalReason::MissingDescriptor },
+        Refusal { sequence: 2, reason: RefusalReason::BehindMissing },
+    ];
+    let expected = bare(kind::REFUSE);
+    let written = packet(expected, |out| lost.iter().for_each(|r| message::put_refusal(out, *r)));
+    assert_eq!(written, vectors::REFUSE);
+    assert_eq!(from_worker(vectors::REFUSE, expected), FromWorker::Refuse(lost.to_vec()));
+
+    let full = Refusal { sequence: 1, reason: RefusalReason::Full };
+    let expected = bare(kind::REFUSED);
+    let written = packet(expected, |out| message::put_refusal(out, full));
+    assert_eq!(written, vectors::REFUSED);
+    let ToWorker::Refused(read) = to_worker(vectors::REFUSED, expected) else { panic!("kind") };
+    assert_eq!(read, [full]);
+}
+
+#[test]
+fn message_with_every_transferable_thing_is_these_bytes() {
+    let expected = header(kind::MESSAGE, Codec::Json, 4, 3);
+    let items = [
+        ItemKind::Port,
+        ItemKind::Listener,
+        ItemKind::Descriptor,
+        ItemKind::Connection(bare_connection()),
+    ];
+    let written = packet(expected, |out| {
+        items.iter().for_each(|item| message::put_item(out, item).unwrap());
+        message::put_message(out, br#""hello""#);
+    });
+    assert_eq!(written, vectors::MESSAGE);
+    let ToWorker::Message(read) = to_worker(vectors::MESSAGE, expected) else { panic!("kind") };
+    assert_eq!(read, MessageBody { items: items.to_vec(), message: br#""hello""# });
+}
+
+#[test]
+fn large_message_is_a_header_alone() {
+    let expected = Header { large: true, ..header(kind::MESSAGE, Codec::Bytes, 1, 4) };
+    assert_eq!(packet(expected, |_| {}), vectors::MESSAGE_LARGE);
+    assert_eq!(parts(vectors::MESSAGE_LARGE, expected), b"");
+    assert_eq!(message::transferred(&expected), 0, "the memfd is no part of the transfer list");
+}
+
+#[test]
+fn message_of_a_worker_is_these_bytes() {
+    let expected = header(kind::WORKER_MESSAGE, Codec::Json, 0, 1);
+    let written = packet(expected, |out| out.extend_from_slice(br#"{"ok":true}"#));
+    assert_eq!(written, vectors::WORKER_MESSAGE);
+    let read = from_worker(vectors::WORKER_MESSAGE, expected);
+    assert_eq!(read, FromWorker::Message(br#"{"ok":true}"#));
+}
+
+#[test]
+fn error_is_these_bytes() {
+    let report =
+        ErrorReport { message: "boom".into(), file: "src/main.rs".into(), line: 42, column: 5 };
+    let expected = bare(kind::ERROR);
+    assert_eq!(packet(expected, |out| message::put_error(out, &report)), vectors::ERROR);
+    assert_eq!(from_worker(vectors::ERROR, expected), FromWorker::Error(report));
+}
+
+#[test]
+fn drain_close_draining_and_closing_are_these_bytes() {
+    let minute = Duration::from_secs(60);
+    let expected = bare(kind::DRAIN);
+    assert_eq!(packet(expected, |out| message::put_timeout(out, minute)), vectors::DRAIN);
+    let ToWorker::Drain(read) = to_worker(vectors::DRAIN, expected) else { panic!("kind") };
+    assert_eq!(read, minute);
+
+    assert_eq!(packet(bare(kind::CLOSE), |_| {}), vectors::CLOSE);
+    assert!(matches!(to_worker(vectors::CLOSE, bare(kind::CLOSE)), ToWorker::Close));
+
+    assert_eq!(packet(bare(kind::DRAINING), |_| {}), vectors::DRAINING);
+    let read = from_worker(vectors::DRAINING, bare(kind::DRAINING));
+    assert_eq!(read, FromWorker::Draining);
+
+    assert_eq!(packet(bare(kind::CLOSING), |_| {}), vectors::CLOSING);
+    assert_eq!(from_worker(vectors::CLOSING, bare(kind::CLOSING)), FromWorker::Closing);
+}
+
+#[test]
+fn message_on_a_port_is_these_bytes() {
+    let expected = Header { epoch: 0, ..header(kind::PORT_MESSAGE, Codec::Bincode, 1, 1) };
+    let message = vestibule_protocol::Data::bincode(&300u64).unwrap();
+    let written = packet(expected, |out| {
+        message::put_item(out, &ItemKind::Descriptor).unwrap();
+        message::put_message(out, message.as_bytes());
+    });
+    assert_eq!(written, vectors::PORT_MESSAGE);
+    let body = parts(vectors::PORT_MESSAGE, expected);
+    let read = decode_message(&expected, body, &mut Names::default()).unwrap();
+    assert_eq!(read.items, [ItemKind::Descriptor]);
+    assert_eq!(
+        vestibule_protocol::codec::decode::<u64>(Codec::Bincode, read.message).unwrap(),
+        300
+    );
+}
+
+/// A whole reading, as each of the three kinds of receiver does it.
+fn read_as_everybody(packet: &[u8]) -> [bool; 3] {
+    let Ok((header, body)) = Header::decode(packet) else { return [false; 3] };
+    let names = &mut Names::default();
+    let worker = match ToWorker::decode(&header, body, names) {
+        Ok(ToWorker::Offer(mut entries)) => loop {
+            match entries.next_entry(names) {
+                Ok(Some(_)) => {}
+                Ok(None) => break true,
+                Err(_) => break false,
+            }
+        },
+        read => read.is_ok(),
+    };
+    let router = FromWorker::decode(&header, body).is_ok();
+    let port = header.kind == kind::PORT_MESSAGE && decode_message(&header, body, names).is_ok();
+    [worker, router, port]
+}
+
+#[test]
+fn each_packet_is_read_by_its_receiver_alone() {
+    for (name, golden) in vectors::ALL.iter().filter(|(name, _)| *name != "message-large") {
+        let receivers = read_as_everybody(golden).into_iter().filter(|read| *read).count();
+        assert_eq!(receivers, 1, "{name}");
+    }
+}
+
+/// Where the prefix of a packet ends at a field's end, what is left may have a meaning: fields can be
+/// absent. Everywhere else it is an error.
+#[test]
+fn every_prefix_is_an_error_or_a_shorter_message() {
+    for (name, golden) in vectors::ALL {
+        for length in 0..golden.len() {
+            let prefix = &golden[..length];
+            let read = read_as_everybody(prefix).contains(&true);
+            if length < HEADER_LEN {
+                assert!(!read, "{name}: {length} bytes are no header");
+            } else if matches!(*name, "worker-message") {
+                assert!(read, "{name}: any bytes are a message");
+            } else if matches!(*name, "message" | "port-message") {
+                let follows = message_start(golden);
+                assert_eq!(read, length >= follows, "{name}: cut at {length}");
+            } else if read {
+                let ends = field_ends(&golden[HEADER_LEN..]);
+                assert!(ends.contains(&(length - HEADER_LEN)), "{name}: cut at {length}");
+            }
+        }
+    }
+}
+
+/// What must be said is missed when it is cut off, even at the end of a field.
+#[test]
+fn a_prefix_without_what_must_be_said_is_an_error() {
+    for (golden, optional) in [
+        // VERSIONS comes first, everything after it has a default.
+        (vectors::ATTACH, HEADER_LEN + 6),
+        (vectors::HELLO, HEADER_LEN + 5),
+        // Every entry announced, the whole load, the time.
+        (vectors::OFFER, vectors::OFFER.len()),
+        (vectors::ACKNOWLEDGE, vectors::ACKNOWLEDGE.len()),
+        (vectors::ACKNOWLEDGE_EACH, vectors::ACKNOWLEDGE_EACH.len()),
+        (vectors::DRAIN, vectors::DRAIN.len()),
+    ] {
+        for length in 0..optional {
+            assert_eq!(read_as_everybody(&golden[..length]), [false; 3], "cut at {length}");
+        }
+        assert!(read_as_everybody(&golden[..optional]).contains(&true));
+    }
+}
+
+fn field_ends(body: &[u8]) -> Vec<usize> {
+    let mut ends = vec![0];
+    let mut fields = tlv::Fields::new(body);
+    while fields.next_field().unwrap().is_some() {
+        ends.push(body.len() - fields.rest().len());
+    }
+    ends
+}
+
+/// Where the user's message begins.
+fn message_start(golden: &[u8]) -> usize {
+    let mut fields = tlv::Fields::new(&golden[HEADER_LEN..]);
+    while let Some(field) = fields.next_field().unwrap() {
+        if field.tag == message::TAG_MESSAGE_FOLLOWS {
+            break;
+        }
+    }
+    golden.len() - fields.rest().len()
+}
+
+/// A packet with a field from the future before each of its own fields, and within its entries.
+fn with_unknown_fields(golden: &[u8]) -> Vec<u8> {
+    const UNKNOWN: &[u8] = &[0xfe, 0x7f, 0x03, 0x00, 1, 2, 3];
+    let (head, body) = golden.split_at(HEADER_LEN);
+    let mut out = head.to_vec();
+    let mut fields = tlv::Fields::new(body);
+    out.extend_from_slice(UNKNOWN);
+    while let Some(field) = fields.next_field().unwrap() {
+        let nested = matches!(field.tag, message::TAG_ENTRY | message::TAG_CONNECTION);
+        let mut value = if nested { UNKNOWN.to_vec() } else { Vec::new() };
+        value.extend_from_slice(field.value);
+        tlv::put(&mut out, field.tag, &value).unwrap();
+        if field.tag == message::TAG_MESSAGE_FOLLOWS {
+            out.extend_from_slice(fields.rest());
+            return out;
+        }
+        out.extend_from_slice(UNKNOWN);
+    }
+    out
+}
+
+#[test]
+fn unknown_fields_are_skipped_in_every_kind() {
+    let names = &mut Names::default();
+    for (name, golden) in vectors::ALL {
+        if matches!(*name, "message-large" | "worker-message") {
+            continue;
+        }
+        let grown = with_unknown_fields(golden);
+        assert_eq!(read_as_everybody(&grown), read_as_everybody(golden), "{name}");
+        let (header, body) = Header::decode(golden).unwrap();
+        let (_, grown_body) = Header::decode(&grown).unwrap();
+        let plain = ToWorker::decode(&header, body, names).map(|read| meaning(read, names));
+        let skipped = ToWorker::decode(&header, grown_body, names).map(|read| meaning(read, names));
+        assert_eq!(skipped, plain, "{name}");
+        let plain = FromWorker::decode(&header, body).map(answer);
+        assert_eq!(FromWorker::decode(&header, grown_body).map(answer), plain, "{name}");
+        let plain = decode_message(&header, body, names);
+        if header.kind == kind::PORT_MESSAGE {
+            assert_eq!(decode_message(&header, grown_body, names), plain, "{name}");
+        }
+    }
+}
+
+/// What a packet to a worker says, as text, so that two can be compared.
+fn meaning(read: ToWorker<'_>, names: &mut Names) -> String {
+    match read {
+        ToWorker::Offer(mut entries) => {
+            let mut all = Vec::new();
+            while let Some(entry) = entries.next_entry(names).unwrap() {
+                all.push(entry);
+            }
+            format!("{all:?}")
+        }
+        other => format!("{other:?}"),
+    }
+}
+
+/// What a packet from a worker says, as text: an acknowledgement also borrows its fields.
+fn answer(read: FromWorker<'_>) -> String {
+    match read {
+        FromWorker::Acknowledge(taken) => {
+            format!("{} {} {:?}", taken.up_to, taken.open, taken.each().collect::<Vec<_>>())
+        }
+        other => format!("{other:?}"),
+    }
+}
