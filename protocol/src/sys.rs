@@ -133,6 +133,9 @@ pub(crate) fn send(
 /// Asks the kernel to refuse descriptors sent to this socket, where it can (Linux 6.16).
 ///
 /// Returns whether it does. On older kernels the receiver closes what arrives.
+///
+/// The memory of a large message is a descriptor too: its sender gets EPERM then, and must not take
+/// that for the end of the port. A socket that is to take large messages leaves this alone.
 pub fn refuse_descriptors(socket: BorrowedFd<'_>) -> bool {
     let off: libc::c_int = 0;
     // SAFETY: the option value is a live c_int of the stated size; the descriptor is borrowed, so
