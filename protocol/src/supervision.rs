@@ -51,6 +51,8 @@ pub enum ToRouter {
         worker: WorkerId,
         /// What went wrong, with the path and the remedy.
         reason: String,
+        /// Whether another process will be tried in this slot.
+        again: bool,
     },
     /// Certain death: its process group was killed and its process reaped.
     Gone {
@@ -58,6 +60,10 @@ pub enum ToRouter {
         worker: WorkerId,
         /// How it ended.
         exit: Exit,
+        /// Why the supervisor ended it, if it did so by itself: it was not ready in time.
+        reason: Option<String>,
+        /// Whether another process will take this slot.
+        again: bool,
     },
     /// A kill was asked for and failed: nothing moves.
     KillFailed {
@@ -76,8 +82,13 @@ pub enum FromRouter {
         /// Which.
         worker: WorkerId,
     },
-    /// The worker announced that it drains by itself.
+    /// The worker drains, because it said so or was told to; another takes its place afterwards.
     Draining {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The worker was told to finish what it has; nobody takes its place.
+    Finishing {
         /// Which.
         worker: WorkerId,
     },
@@ -86,7 +97,12 @@ pub enum FromRouter {
         /// Which.
         worker: WorkerId,
     },
-    /// The worker's port ended, or it broke the protocol, or it is stuck: kill its group.
+    /// The worker's port ended. It may be about to exit; if it lives on, kill its group.
+    Ended {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// The worker broke the protocol, or it is stuck: kill its group.
     Kill {
         /// Which.
         worker: WorkerId,

@@ -1,0 +1,171 @@
+//! Commands, options and exit codes.
+
+use std::ffi::OsString;
+use std::num::NonZeroUsize;
+use std::process::ExitCode;
+
+use clap::error::ErrorKind;
+use clap::{Args, Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+use vestibule_router::Balance;
+
+use crate::startup::StartupError;
+
+/// The command was not used as it can be (`sysexits.h`: EX_USAGE).
+const USAGE: u8 = 64;
+/// Something went wrong inside: no worker came up (EX_SOFTWARE).
+const INTERNAL: u8 = 70;
+/// The system refused: an address cannot be bound (EX_OSERR).
+const SYSTEM: u8 = 71;
+
+#[derive(Debug, Parser)]
+#[command(name = "vestibule", version, about, long_about = None, disable_help_subcommand = true)]
+/// Accepts connections, leaves them unread, and hands each to a worker process.
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// What to log: a level, or `tracing` directives such as `info,vestibule_router=debug`.
+    #[arg(long, global = true, env = "VESTIBULE_LOG", default_value = "info")]
+    log: String,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Listen on an address and hand every connection to one of several worker processes.
+    Run(Run),
+    /// The built-in worker: answers each request with its process and the request's facts.
+    #[command(hide = true)]
+    DemoWorker,
+}
+
+/// The options of `run`.
+#[derive(Debug, Args)]
+pub(crate) struct Run {
+    /// Where to listen: `127.0.0.1:8080`, `[::1]:8080`, `*:80` (IPv4 and IPv6).
+    #[arg(long, value_name = "ADDR", env = "VESTIBULE_LISTEN", default_value = "127.0.0.1:8080")]
+    pub(crate) listen: String,
+    /// How many workers: a number, or `auto` for the CPUs that this process may use.
+    #[arg(long, value_name = "N|auto", env = "VESTIBULE_WORKERS", default_value = "auto", value_parser = workers)]
+    pub(crate) workers: Workers,
+    /// How connections are spread over workers.
+    #[arg(long, env = "VESTIBULE_BALANCE", default_value = "least-connections", value_parser = balance)]
+    pub(crate) balance: Balance,
+    /// The worker's program and its arguments. Without one: the built-in demonstration worker.
+    #[arg(last = true, value_name = "PROGRAM")]
+    pub(crate) command: Vec<OsString>,
+}
+
+/// How many workers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Workers {
+    /// One a CPU.
+    Auto,
+    /// So many.
+    Number(NonZeroUsize),
+}
+
+fn workers(text: &str) -> Result<Workers, String> {
+    if text == "auto" {
+        return Ok(Workers::Auto);
+    }
+    match text.parse::<NonZeroUsize>() {
+        Ok(number) if number.get() <= 4096 => Ok(Workers::Number(number)),
+        _ => Err("write a number from 1 to 4096, or `auto`".to_owned()),
+    }
+}
+
+/// Our word for what others call otherwise.
+fn balance(text: &str) -> Result<Balance, String> {
+    let meant = |word: &str| Err(format!("write `{word}`"));
+    match text {
+        "least-connections" => Ok(Balance::LeastConnections),
+        "round-robin" => Ok(Balance::RoundRobin),
+        "hash:peer-ip" => Ok(Balance::HashPeerIp),
+        "leastconn" | "least_conn" | "least-conn" => meant("least-connections"),
+        "roundrobin" | "round_robin" | "rr" => meant("round-robin"),
+        "ip_hash" | "ip-hash" | "iphash" | "source" => meant("hash:peer-ip"),
+        _ => Err("write `least-connections`, `round-robin` or `hash:peer-ip`".to_owned()),
+    }
+}
+
+/// Reads the command line and does what it says.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Nothing is left to be done if standard error is closed.
+            let _ = error.print();
+            return match error.kind() {
+                ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => ExitCode::SUCCESS,
+                _ => ExitCode::from(USAGE),
+            };
+        }
+    };
+    if let Err(message) = start_log(&cli.log) {
+        eprintln!("vestibule: {message}");
+        return ExitCode::from(USAGE);
+    }
+    let result = match cli.command {
+        Command::Run(run) => crate::startup::run(&run),
+        Command::DemoWorker => crate::demo::run(),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vestibule: {}", chain(&error));
+            ExitCode::from(match error {
+                StartupError::Listen(vestibule_router::ListenError::Address(_)) => USAGE,
+                StartupError::Listen(_) | StartupError::Runtime(_) | StartupError::Signals(_) => {
+                    SYSTEM
+                }
+                _ => INTERNAL,
+            })
+        }
+    }
+}
+
+/// Text on a terminal, JSON lines otherwise.
+fn start_log(directives: &str) -> Result<(), String> {
+    use std::io::IsTerminal;
+    let filter =
+        EnvFilter::try_new(directives).map_err(|error| format!("--log {directives}: {error}"))?;
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::io::stderr().is_terminal() {
+        log.with_target(false).compact().init();
+    } else {
+        log.json().init();
+    }
+    Ok(())
+}
+
+/// An error and what it comes from, on one line.
+fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut source = error.source();
+    while let Some(error) = source {
+        text.push_str(": ");
+        text.push_str(&error.to_string());
+        source = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        use clap::CommandFactory;
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn foreign_words_are_answered_with_ours() {
+        assert_eq!(balance("leastconn"), Err("write `least-connections`".to_owned()));
+        assert_eq!(balance("ip_hash"), Err("write `hash:peer-ip`".to_owned()));
+        assert_eq!(balance("hash:peer-ip"), Ok(Balance::HashPeerIp));
+        assert!(workers("0").is_err());
+        assert_eq!(workers("auto"), Ok(Workers::Auto));
+    }
+}

@@ -1,0 +1,90 @@
+//! A client's connection on its way through the router: paused, with what is known about it.
+
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use vestibule_protocol::ConnectionInfo;
+use vestibule_protocol::envelope::{PassedConnection, Transferable};
+
+use crate::inspect::{PausedConnection, Touched};
+use crate::reject::{self, Rejection};
+
+/// An accepted connection from which nothing was read. Post it to a worker, or reject it; dropping
+/// it closes it without a word.
+#[derive(Debug)]
+pub struct Connection {
+    paused: PausedConnection,
+    info: ConnectionInfo,
+}
+
+impl Connection {
+    /// A connection and its facts.
+    pub fn new(paused: PausedConnection, info: ConnectionInfo) -> Self {
+        Self { paused, info }
+    }
+
+    /// Who connected: IPv4 addresses that were mapped into IPv6 are IPv4; `None` for a Unix peer.
+    pub fn peer_addr(&self) -> Option<SocketAddr> {
+        self.info.peer
+    }
+
+    /// The address that the client connected to; asks the socket. `None` for a Unix listener.
+    pub fn local_addr(&self) -> Option<SocketAddr> {
+        let address = rustix::net::getsockname(&self.paused).ok()?;
+        let address = SocketAddr::try_from(address).ok()?;
+        Some(vestibule_protocol::connection_info::canonical(address))
+    }
+
+    /// What is known about it.
+    pub fn info(&self) -> &ConnectionInfo {
+        &self.info
+    }
+
+    /// What is known about it, to be completed.
+    pub fn info_mut(&mut self) -> &mut ConnectionInfo {
+        &mut self.info
+    }
+
+    /// Whether somebody has read from it or written to it.
+    pub fn touched(&self) -> Touched {
+        self.paused.touched()
+    }
+
+    /// Answers with this status (or an equal alert, to a TLS client) and closes. Returns at once: a
+    /// task of the current runtime speaks to the client, for at most 2.2 seconds.
+    pub fn reject(self, status: u16) {
+        self.reject_with(Rejection::status(status, "rejected"));
+    }
+
+    /// As [`reject`](Self::reject), with a reason for the client's `vestibule-reason` header.
+    pub fn reject_with(self, rejection: Rejection) {
+        reject::start(self.paused, rejection, self.info.peer.is_some());
+    }
+
+    pub(crate) fn restore(&self) -> Result<(), rustix::io::Errno> {
+        self.paused.restore()
+    }
+
+    pub(crate) fn release(self) {
+        self.paused.release();
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.paused.as_fd()
+    }
+}
+
+impl From<Connection> for Transferable {
+    fn from(connection: Connection) -> Self {
+        let descriptor = connection.paused.into_descriptor();
+        Self::Connection(PassedConnection { descriptor, info: connection.info })
+    }
+}
+
+impl From<PassedConnection> for Connection {
+    fn from(passed: PassedConnection) -> Self {
+        Self { paused: PausedConnection::new(passed.descriptor), info: passed.info }
+    }
+}

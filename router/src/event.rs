@@ -1,0 +1,94 @@
+//! What a worker's owner is told.
+
+use vestibule_protocol::Data;
+use vestibule_protocol::envelope::Transferable;
+use vestibule_protocol::message::{ErrorReport, RefusalReason};
+pub use vestibule_protocol::supervision::Exit;
+
+use crate::connection::Connection;
+
+/// An event of one worker.
+#[derive(Debug)]
+pub enum WorkerEvent {
+    /// The worker posted a message.
+    Message(Data),
+    /// The worker could not be started, or its program reported an error.
+    Error(WorkerError),
+    /// The worker posted something that cannot be read.
+    MessageError(String),
+    /// A message that the worker did not take, with everything that it carried.
+    Undelivered(Undelivered),
+    /// The process ended. Exactly once a process, after everything else of it.
+    Exit(Exit),
+}
+
+/// Why a worker raised an error.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WorkerError {
+    /// The process could not be started: no such program, no permission.
+    #[error("worker was not started: {0}")]
+    NotStarted(String),
+    /// It ended before it was ready.
+    #[error("worker ended before it was ready: {0}")]
+    EndedBeforeReady(Exit),
+    /// It was not ready in time and was killed.
+    #[error("worker {0}")]
+    NotReady(String),
+    /// Its program reported an error (a panic, an uncaught exception) and goes on.
+    #[error("{} ({}:{}:{})", .0.message, .0.file, .0.line, .0.column)]
+    Reported(ErrorReport),
+}
+
+/// A message that comes back.
+#[derive(Debug)]
+pub struct Undelivered {
+    /// The message.
+    pub message: Data,
+    /// What it carried. Empty if the connection had to be closed: see [`UndeliveredReason::Touched`].
+    pub transfer: Vec<Transferable>,
+    /// Why.
+    pub reason: UndeliveredReason,
+}
+
+impl Undelivered {
+    /// The connection that the message carried, if it carried one.
+    pub fn into_connection(self) -> Option<Connection> {
+        self.transfer.into_iter().find_map(|item| match item {
+            Transferable::Connection(connection) => Some(connection.into()),
+            _ => None,
+        })
+    }
+}
+
+/// Why a message comes back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum UndeliveredReason {
+    /// There is no worker that could take it.
+    NoWorker,
+    /// It waited too long for a free worker.
+    QueueTimeout,
+    /// So many workers did not take it that no more are tried.
+    MaxAttempts,
+    /// The worker does not take such a message.
+    Refused(RefusalReason),
+    /// The worker is gone.
+    WorkerGone,
+    /// The worker is gone, and whether it had read from the connection cannot be excluded: it was
+    /// closed.
+    Touched,
+    /// It can never be sent to this worker: the packet would be larger than it receives.
+    TooLarge,
+}
+
+impl UndeliveredReason {
+    /// The word for logs, metrics and the client's `vestibule-reason` header.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoWorker | Self::WorkerGone | Self::TooLarge => "no-worker",
+            Self::QueueTimeout => "queue-timeout",
+            Self::MaxAttempts => "max-attempts",
+            Self::Refused(_) => "rejected",
+            Self::Touched => "touched",
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! What was given to one worker and not yet settled: sequences, copies, load.
+//!
+//! Pure: packets are built and read elsewhere. Entries stand in one queue, first those that were sent
+//! (offered), then those that wait to be sent. The router keeps its copy of everything in an entry
+//! until the worker acknowledges it; every sequence is settled once.
+
+use std::collections::VecDeque;
+use std::net::IpAddr;
+use std::time::Instant;
+
+use vestibule_protocol::codec::Data;
+use vestibule_protocol::envelope::Transferable;
+use vestibule_protocol::limits::{QUEUE_BYTES, QUEUE_MESSAGES};
+
+use crate::connection::Connection;
+
+/// One posted message with what it carries.
+#[derive(Debug)]
+pub(crate) struct Entry {
+    /// The user's message.
+    pub(crate) data: Data,
+    /// What it carries.
+    pub(crate) cargo: Cargo,
+    /// Workers that were offered this before.
+    pub(crate) attempts: u32,
+    /// Slots among them, so that none is tried twice. Empty, without an allocation, until it moves.
+    pub(crate) tried: Vec<u32>,
+    /// Its descriptor was lost in a batch: it travels in a packet of its own now.
+    pub(crate) alone: bool,
+}
+
+/// What a message carries.
+#[derive(Debug)]
+pub(crate) enum Cargo {
+    /// One connection: the common case, batched with others.
+    Connection(Connection),
+    /// Any other transfer list, none among them.
+    List(Vec<Transferable>),
+}
+
+impl Entry {
+    /// A message that was not offered to any worker yet.
+    pub(crate) fn new(data: Data, cargo: Cargo) -> Self {
+        Self { data, cargo, attempts: 0, tried: Vec::new(), alone: false }
+    }
+
+    /// Whether it counts in a worker's load.
+    pub(crate) fn is_connection(&self) -> bool {
+        matches!(self.cargo, Cargo::Connection(_))
+    }
+
+    /// The peer's address, where affinity hangs on it.
+    pub(crate) fn key(&self) -> Option<IpAddr> {
+        match &self.cargo {
+            Cargo::Connection(connection) => connection.peer_addr().map(|peer| peer.ip()),
+            Cargo::List(_) => None,
+        }
+    }
+
+    /// Everything in it as a transfer list, for giving it back.
+    pub(crate) fn into_parts(self) -> (Data, Vec<Transferable>) {
+        let transfer = match self.cargo {
+            Cargo::Connection(connection) => vec![connection.into()],
+            Cargo::List(list) => list,
+        };
+        (self.data, transfer)
+    }
+
+    /// The worker has taken everything: this side's copies go.
+    fn settle(self) {
+        if let Cargo::Connection(connection) = self.cargo {
+            connection.release();
+        }
+    }
+}
+
+/// A worker said what it cannot have meant. Its port is closed and its process killed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum Fault {
+    /// It acknowledged or refused a sequence that was never offered.
+    #[error("worker settled sequence {sequence}, of which only those below {next} were offered")]
+    NeverOffered { sequence: u64, next: u64 },
+    /// It settled a sequence twice.
+    #[error("worker settled sequence {0} twice")]
+    Twice(u64),
+}
+
+#[derive(Debug)]
+struct Offered {
+    entry: Option<Entry>,
+    since: Instant,
+}
+
+/// The state of one worker's hand-over.
+#[derive(Debug)]
+pub(crate) struct Handoff {
+    /// Offered entries, oldest first; `None` where a refusal came before the acknowledgement.
+    offered: VecDeque<Offered>,
+    /// Entries that wait to be sent.
+    waiting: VecDeque<Entry>,
+    waiting_bytes: usize,
+    /// Sequence of the oldest offered entry.
+    first: u64,
+    /// Connections among offered and waiting entries.
+    connections: u32,
+    /// Open connections in the worker's last report.
+    reported: u32,
+}
+
+impl Default for Handoff {
+    fn default() -> Self {
+        Self {
+            offered: VecDeque::new(),
+            waiting: VecDeque::new(),
+            waiting_bytes: 0,
+            first: 1,
+            connections: 0,
+            reported: 0,
+        }
+    }
+}
+
+impl Handoff {
+    /// A worker said hello: sequences go on after the last that it received, and this is its load.
+    pub(crate) fn begin(&mut self, received: u64, open: u32) {
+        debug_assert!(self.offered.is_empty(), "nothing is offered before hello");
+        self.first = received.saturating_add(1);
+        self.reported = open;
+    }
+
+    /// Open connections as last reported, and everything on its way.
+    pub(crate) fn load(&self) -> u32 {
+        self.reported.saturating_add(self.connections)
+    }
+
+    /// Open connections in the worker's last report.
+    pub(crate) fn reported(&self) -> u32 {
+        self.reported
+    }
+
+    /// Offers without an answer.
+    pub(crate) fn in_flight(&self) -> usize {
+        self.offered.len()
+    }
+
+    /// Messages that wait to be sent.
+    pub(crate) fn waiting(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// Whether the queue before this worker takes no more (1,024 messages or 1 MiB; a single larger
+    /// message is taken when nothing waits before it).
+    pub(crate) fn is_full(&self, entry: &Entry) -> bool {
+        self.waiting.len() >= QUEUE_MESSAGES
+            || (!self.waiting.is_empty() && self.waiting_bytes + entry.data.len() > QUEUE_BYTES)
+    }
+
+    /// Puts an entry at the end of the queue.
+    pub(crate) fn push(&mut self, entry: Entry) {
+        self.connections += u32::from(entry.is_connection());
+        self.waiting_bytes += entry.data.len();
+        self.waiting.push_back(entry);
+    }
+
+    /// Sequence of the next entry that is sent.
+    pub(crate) fn next_sequence(&self) -> u64 {
+        self.first + self.offered.len() as u64
+    }
+
+    /// The entries that wait, oldest first.
+    pub(crate) fn waiting_entries(&self) -> impl Iterator<Item = &Entry> {
+        self.waiting.iter()
+    }
+
+    /// The first `count` waiting entries were sent.
+    pub(crate) fn sent(&mut self, count: usize, now: Instant) {
+        for entry in self.waiting.drain(..count.min(self.waiting.len())) {
+            self.waiting_bytes -= entry.data.len();
+            self.offered.push_back(Offered { entry: Some(entry), since: now });
+        }
+    }
+
+    /// Takes out the first waiting entry: it can never be sent.
+    pub(crate) fn take_unsendable(&mut self) -> Option<Entry> {
+        let entry = self.waiting.pop_front()?;
+        self.forget(&entry);
+        self.waiting_bytes -= entry.data.len();
+        Some(entry)
+    }
+
+    /// When the oldest offer without an answer was made.
+    pub(crate) fn oldest_offer(&self) -> Option<Instant> {
+        self.offered.front().map(|offered| offered.since)
+    }
+
+    /// The worker reported how many connections it holds.
+    pub(crate) fn report(&mut self, open: u32) {
+        self.reported = open;
+    }
+
+    /// The worker has taken everything up to `sequence`. Returns how many entries that settled.
+    ///
+    /// # Errors
+    /// [`Fault::NeverOffered`]; nothing is settled then.
+    pub(crate) fn acknowledge_up_to(&mut self, sequence: u64) -> Result<usize, Fault> {
+        if sequence >= self.next_sequence() {
+            let next = self.next_sequence();
+            return Err(Fault::NeverOffered { sequence, next });
+        }
+        // An older number repeats what is known: a report of the load alone.
+        let count = (sequence + 1).saturating_sub(self.first) as usize;
+        let mut settled = 0;
+        for _ in 0..count {
+            if let Some(Offered { entry: Some(entry), .. }) = self.offered.pop_front() {
+                self.forget(&entry);
+                entry.settle();
+                settled += 1;
+            }
+        }
+        self.first += count as u64;
+        Ok(settled)
+    }
+
+    /// The worker has taken this one.
+    ///
+    /// # Errors
+    /// [`Fault`]: it was never offered, or is settled.
+    pub(crate) fn acknowledge(&mut self, sequence: u64) -> Result<(), Fault> {
+        let entry = self.take(sequence)?;
+        entry.settle();
+        Ok(())
+    }
+
+    /// The worker does not take this one; here it is back.
+    ///
+    /// # Errors
+    /// [`Fault`]: it was never offered, or is settled.
+    pub(crate) fn refuse(&mut self, sequence: u64) -> Result<Entry, Fault> {
+        self.take(sequence)
+    }
+
+    fn take(&mut self, sequence: u64) -> Result<Entry, Fault> {
+        let next = self.next_sequence();
+        if sequence >= next {
+            return Err(Fault::NeverOffered { sequence, next });
+        }
+        let index = sequence.checked_sub(self.first).ok_or(Fault::Twice(sequence))? as usize;
+        let entry = self.offered.get_mut(index).and_then(|offered| offered.entry.take());
+        let entry = entry.ok_or(Fault::Twice(sequence))?;
+        self.forget(&entry);
+        while self.offered.front().is_some_and(|offered| offered.entry.is_none()) {
+            self.offered.pop_front();
+            self.first += 1;
+        }
+        Ok(entry)
+    }
+
+    /// The worker is gone: what was offered and never answered, and what was never sent.
+    pub(crate) fn abandon(&mut self) -> (Vec<Entry>, Vec<Entry>) {
+        let offered: Vec<Entry> =
+            self.offered.drain(..).filter_map(|offered| offered.entry).collect();
+        let waiting = self.abandon_waiting();
+        self.first += offered.len() as u64;
+        self.connections = 0;
+        self.reported = 0;
+        (offered, waiting)
+    }
+
+    /// The worker takes nothing new: what was never sent.
+    pub(crate) fn abandon_waiting(&mut self) -> Vec<Entry> {
+        let waiting: Vec<Entry> = self.waiting.drain(..).collect();
+        for entry in &waiting {
+            self.forget(entry);
+        }
+        self.waiting_bytes = 0;
+        waiting
+    }
+
+    fn forget(&mut self, entry: &Entry) {
+        self.connections -= u32::from(entry.is_connection());
+    }
+}

@@ -1,0 +1,51 @@
+//! A descriptor-passing connection router with a Web-Worker-style message API.
+//!
+//! ```text
+//! listener ─▶ inspect ─▶ route ─▶ pool ─▶ handoff ═(SCM_RIGHTS)═▶ the worker's process
+//!  accept4     facts      decision  worker   offer, acknowledgement
+//! ```
+//!
+//! The file tree is the data path, in the order in which a connection meets it:
+//!
+//! - `accept`: the loop that carries connections from a listener to a pool;
+//! - [`listener`]: accepts up to 64 connections a turn and reads none of them;
+//! - [`inspect`]: a [`PausedConnection`](inspect::PausedConnection) has no read method;
+//! - [`connection`]: a paused connection with what is known about it; [`reject`] says no to it;
+//! - `pool`: who can take it (`pool/pick`), who gets it, where it goes if that one does not
+//!   (`pool/core`), and the tasks around it (`pool/drive`); `queue`: who waits;
+//! - `handoff`: what was offered to one worker and is not settled; `link`: how that is written;
+//! - `supervisor`: starts processes and ends them; it meets the data path in messages (`control`).
+//!
+//! As a library: [`Listener`], [`Worker`] and [`WorkerPool`] are `net.createServer`, `new Worker` and
+//! an array of them in the article that this program comes from. The other side is the crate
+//! `vestibule-worker`.
+
+mod accept;
+pub mod connection;
+mod control;
+pub mod event;
+mod handoff;
+pub mod inspect;
+mod link;
+pub mod listener;
+pub mod options;
+mod pool;
+mod queue;
+pub mod reject;
+mod supervisor;
+mod sys;
+pub mod transfer;
+pub mod worker;
+
+pub use accept::{accept_dry, serve};
+pub use connection::Connection;
+pub use event::{Exit, Undelivered, UndeliveredReason, WorkerError, WorkerEvent};
+pub use listener::{ListenError, Listener};
+pub use options::{Restart, WorkerOptions};
+pub use pool::Balance;
+pub use pool::core::{Counters, Refused};
+pub use transfer::Transfer;
+pub use vestibule_protocol::{
+    Codec, ConnectionInfo, Data, MessageChannel, MessagePort, Transferable,
+};
+pub use worker::{PostError, PostMessageError, SpawnError, Worker, WorkerPool};

@@ -1,0 +1,262 @@
+//! The router's end of a worker's port: packets out of entries, and messages out of packets.
+//!
+//! `pool` and `handoff` know of a link only how much it takes at once ([`Limits`]) and what became of
+//! a flush; what a packet looks like stays here.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use vestibule_protocol::Data;
+use vestibule_protocol::handshake::{Acks, Attach, Hello};
+use vestibule_protocol::header::{HEADER_LEN, Header};
+use vestibule_protocol::limits::{INLINE_MESSAGE, MAX_DESCRIPTORS};
+use vestibule_protocol::message::{self, Refusal, kind};
+use vestibule_protocol::socket::{PacketSocket, SendError, Sent};
+use vestibule_protocol::{envelope, sys};
+
+use crate::handoff::{Cargo, Entry, Handoff};
+
+/// What a worker's `Hello` allows.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Limits {
+    /// Largest packet, in bytes.
+    pub(crate) packet: usize,
+    /// Most connections in one packet.
+    pub(crate) batch: usize,
+    /// Whether one number acknowledges everything before it.
+    pub(crate) acks: Acks,
+    /// Most connections that the worker wants to hold; `u32::MAX` if it names none.
+    pub(crate) connections: u32,
+}
+
+impl From<&Hello> for Limits {
+    fn from(hello: &Hello) -> Self {
+        Self {
+            packet: hello.max_packet as usize,
+            batch: usize::from(hello.batch),
+            acks: hello.acks,
+            connections: if hello.max_connections == 0 { u32::MAX } else { hello.max_connections },
+        }
+    }
+}
+
+/// How a flush ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Flushed {
+    /// Everything that the window allows is sent.
+    Done,
+    /// The worker's queue in the kernel is full: wait until the port is writable.
+    Blocked,
+    /// The system is short of something: try again a little later.
+    Later,
+    /// The first waiting entry can never be sent to this worker.
+    Unsendable,
+}
+
+/// The packet under construction, used again for each.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    body: Vec<u8>,
+}
+
+/// One worker's port.
+#[derive(Debug)]
+pub(crate) struct Link {
+    pub(crate) socket: PacketSocket,
+    epoch: u16,
+}
+
+impl Link {
+    /// Takes the router's end. Descriptors from the worker are refused in the kernel where it can.
+    pub(crate) fn new(socket: PacketSocket, epoch: u16) -> Self {
+        sys::refuse_descriptors(socket.as_fd());
+        Self { socket, epoch }
+    }
+
+    /// The epoch that this router speaks in.
+    pub(crate) fn epoch(&self) -> u16 {
+        self.epoch
+    }
+
+    /// Begins the conversation. The port is empty then, so the packet fits.
+    pub(crate) fn attach(&self, drain_timeout: Duration) -> Result<Sent, SendError> {
+        let mut body = Vec::new();
+        Attach { drain_timeout, ..Attach::default() }.encode(&mut body);
+        self.control(kind::ATTACH, &body)
+    }
+
+    /// Tells the worker to finish what it has.
+    pub(crate) fn drain(&self, timeout: Duration) -> Result<Sent, SendError> {
+        let mut body = Vec::new();
+        message::put_timeout(&mut body, timeout);
+        self.control(kind::DRAIN, &body)
+    }
+
+    /// Tells the worker to end.
+    pub(crate) fn close(&self) -> Result<Sent, SendError> {
+        self.control(kind::CLOSE, &[])
+    }
+
+    /// Gives a message back to the worker.
+    pub(crate) fn refuse(&self, refusal: Refusal) -> Result<Sent, SendError> {
+        let mut body = Vec::new();
+        message::put_refusal(&mut body, refusal);
+        self.control(kind::REFUSED, &body)
+    }
+
+    fn control(&self, kind: u8, body: &[u8]) -> Result<Sent, SendError> {
+        let head = Header::new(kind, self.epoch).encode();
+        self.socket.try_send(&[IoSlice::new(&head), IoSlice::new(body)], &[])
+    }
+
+    /// Sends what waits, as far as the window and the worker's queue allow.
+    ///
+    /// # Errors
+    /// The port is closed, or the system refuses for good. What was not sent still waits.
+    pub(crate) fn flush(
+        &self,
+        handoff: &mut Handoff,
+        limits: &Limits,
+        window: usize,
+        scratch: &mut Scratch,
+        now: Instant,
+    ) -> Result<Flushed, SendError> {
+        loop {
+            let room = window.saturating_sub(handoff.in_flight());
+            let Some(first) = handoff.waiting_entries().next().filter(|_| room > 0) else {
+                return Ok(Flushed::Done);
+            };
+            let sent = if is_batched(first) {
+                self.send_batch(handoff, limits, room, scratch)?
+            } else {
+                None
+            };
+            let (sent, count) = match sent {
+                Some(outcome) => outcome,
+                None => match self.send_single(handoff, scratch)? {
+                    Some(sent) => (sent, 1),
+                    None => return Ok(Flushed::Unsendable),
+                },
+            };
+            match sent {
+                Sent::Whole => handoff.sent(count, now),
+                Sent::Blocked => return Ok(Flushed::Blocked),
+                Sent::Later => return Ok(Flushed::Later),
+            }
+        }
+    }
+
+    /// Sends connections that stand first, in one packet. `None` if not even one fits.
+    fn send_batch(
+        &self,
+        handoff: &Handoff,
+        limits: &Limits,
+        room: usize,
+        scratch: &mut Scratch,
+    ) -> Result<Option<(Sent, usize)>, SendError> {
+        let body = &mut scratch.body;
+        body.clear();
+        let most = limits.batch.min(room).min(MAX_DESCRIPTORS);
+        let bytes = limits.packet - HEADER_LEN;
+        let mut codec = None;
+        let mut count = 0;
+        let mut descriptors = [self.socket.as_fd(); MAX_DESCRIPTORS];
+        for (entry, place) in handoff.waiting_entries().zip(descriptors.iter_mut()).take(most) {
+            let Cargo::Connection(connection) = &entry.cargo else { break };
+            if !is_batched(entry) || codec.is_some_and(|codec| codec != entry.data.codec()) {
+                break;
+            }
+            if entry.alone && count > 0 {
+                break;
+            }
+            let before = body.len();
+            let fits = message::put_entry(body, connection.info(), entry.data.as_bytes()).is_ok();
+            if !fits || body.len() > bytes {
+                body.truncate(before);
+                break;
+            }
+            *place = connection.as_fd();
+            codec = Some(entry.data.codec());
+            count += 1;
+            if entry.alone {
+                break;
+            }
+        }
+        let (Some(codec), Some(descriptors)) = (codec, descriptors.get(..count)) else {
+            return Ok(None);
+        };
+        let header = Header {
+            codec,
+            // At most MAX_DESCRIPTORS.
+            descriptors: count as u8,
+            sequence: handoff.next_sequence(),
+            ..Header::new(kind::OFFER, self.epoch)
+        };
+        let head = header.encode();
+        let sent = self.socket.try_send(&[IoSlice::new(&head), IoSlice::new(body)], descriptors)?;
+        Ok(Some((sent, count)))
+    }
+
+    /// Sends the first entry in a packet of its own. `None` if it can never be sent.
+    fn send_single(
+        &self,
+        handoff: &Handoff,
+        scratch: &mut Scratch,
+    ) -> Result<Option<Sent>, SendError> {
+        let Some(entry) = handoff.waiting_entries().next() else { return Ok(None) };
+        let body = &mut scratch.body;
+        body.clear();
+        let Ok(mut descriptors) = encode_single(entry, body) else { return Ok(None) };
+        let memory: OwnedFd;
+        let large = body.len() > INLINE_MESSAGE;
+        if large {
+            memory = match sys::sealed_memory(body) {
+                Ok(memory) => memory,
+                // Out of descriptors or memory: neither is for ever.
+                Err(_) => return Ok(Some(Sent::Later)),
+            };
+            descriptors.insert(0, memory.as_fd());
+            body.clear();
+        }
+        let Ok(count) = u8::try_from(descriptors.len()) else { return Ok(None) };
+        let header = Header {
+            codec: entry.data.codec(),
+            large,
+            descriptors: count,
+            sequence: handoff.next_sequence(),
+            ..Header::new(kind::MESSAGE, self.epoch)
+        };
+        let head = header.encode();
+        let parts = [IoSlice::new(&head), IoSlice::new(body)];
+        self.socket.try_send(&parts, &descriptors).map(Some)
+    }
+}
+
+/// Whether an entry may share a packet with others.
+fn is_batched(entry: &Entry) -> bool {
+    matches!(entry.cargo, Cargo::Connection(_)) && entry.data.len() <= INLINE_MESSAGE
+}
+
+fn encode_single<'e>(
+    entry: &'e Entry,
+    body: &mut Vec<u8>,
+) -> Result<Vec<BorrowedFd<'e>>, vestibule_protocol::tlv::TooLong> {
+    match &entry.cargo {
+        Cargo::Connection(connection) => {
+            let kind = message::ItemKind::Connection(connection.info().clone());
+            message::put_item(body, &kind)?;
+            message::put_message(body, entry.data.as_bytes());
+            Ok(vec![connection.as_fd()])
+        }
+        Cargo::List(list) => {
+            envelope::encode(body, list, entry.data.as_bytes())?;
+            Ok(list.iter().map(AsFd::as_fd).collect())
+        }
+    }
+}
+
+/// Descriptors that a message with this list needs in its packet.
+pub(crate) fn packet_descriptors(data: &Data, listed: usize) -> usize {
+    listed + usize::from(data.len() > INLINE_MESSAGE)
+}

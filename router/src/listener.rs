@@ -1,0 +1,357 @@
+//! Accepting connections, many at a time, and leaving them alone.
+
+use std::io;
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::time::ClockId;
+use tokio::io::unix::AsyncFd;
+use vestibule_protocol::ConnectionInfo;
+use vestibule_protocol::connection_info::canonical;
+use vestibule_protocol::envelope::Transferable;
+
+use crate::connection::Connection;
+use crate::inspect::PausedConnection;
+
+/// Connections taken in one turn before others get theirs: what fits one packet.
+pub(crate) const BURST: usize = vestibule_protocol::limits::MAX_DESCRIPTORS;
+
+/// Length of the kernel's queue of connections that nobody accepted yet.
+const BACKLOG: i32 = 4096;
+
+/// How long to leave the kernel's queue alone when this process is out of descriptors: long enough
+/// for acknowledgements to free some, short enough that no client gives up.
+const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
+
+/// Connections are numbered per router process, whatever the listener.
+static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
+
+/// A bound socket whose connections are paused: nothing is read from them.
+#[derive(Debug)]
+pub struct Listener {
+    socket: AsyncFd<OwnedFd>,
+    name: Arc<str>,
+    route: Arc<str>,
+    short: bool,
+}
+
+/// Why an address cannot be listened on.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// Not `ADDRESS:PORT`, `[ADDRESS]:PORT` or `*:PORT`.
+    #[error("`{0}` is no address to listen on: write `127.0.0.1:8080`, `[::1]:8080` or `*:8080`")]
+    Address(String),
+    /// A port below 1024 needs a right.
+    #[error(
+        "cannot bind {address}: ports below {first} need CAP_NET_BIND_SERVICE (start as root, or \
+         `AmbientCapabilities=CAP_NET_BIND_SERVICE` in the systemd unit)"
+    )]
+    Privileged {
+        /// The address.
+        address: String,
+        /// First port that anybody may bind (`net.ipv4.ip_unprivileged_port_start`).
+        first: u16,
+    },
+    /// The system refused.
+    #[error("cannot listen on {address}")]
+    System {
+        /// The address.
+        address: String,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+impl Listener {
+    /// Binds an address: `ADDRESS:PORT`, `[ADDRESS]:PORT` (IPv6 only), or `*:PORT` (both). Several
+    /// names of one host are not tried: a listener has one address.
+    ///
+    /// # Errors
+    /// See [`ListenError`].
+    pub async fn bind(address: &str) -> Result<Self, ListenError> {
+        Self::from_socket(bind(address)?).map_err(|source| system(address, source))
+    }
+
+    /// Takes a socket that is bound and listens already, from systemd or a parent.
+    ///
+    /// # Errors
+    /// It does not listen, or there is no runtime.
+    pub fn from_socket(socket: OwnedFd) -> io::Result<Self> {
+        if !sockopt::socket_acceptconn(&socket)? {
+            return Err(io::Error::new(io::ErrorKind::InvalidInput, "socket does not listen"));
+        }
+        let flags = rustix::fs::fcntl_getfl(&socket)?;
+        rustix::fs::fcntl_setfl(&socket, flags | rustix::fs::OFlags::NONBLOCK)?;
+        rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+        let socket = crate::sys::reactor::readable(socket)?;
+        Ok(Self { socket, name: "web".into(), route: "default".into(), short: false })
+    }
+
+    /// The name that workers see.
+    pub fn named(mut self, name: &str) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// The address that it listens on.
+    ///
+    /// # Errors
+    /// It is no Internet socket.
+    pub fn local_addr(&self) -> io::Result<SocketAddr> {
+        let address = rustix::net::getsockname(self.socket.get_ref())?;
+        SocketAddr::try_from(address).map_err(io::Error::from)
+    }
+
+    /// The next connection, paused. Connections that ended before they were accepted, and shortage
+    /// of descriptors, are waited out.
+    ///
+    /// # Errors
+    /// The socket is unusable; there is nothing left to accept.
+    ///
+    /// # Cancel safety
+    /// A connection is accepted only when this is ready.
+    pub async fn accept(&mut self) -> io::Result<Connection> {
+        loop {
+            let mut ready = self.socket.readable().await?;
+            match accept(self.socket.get_ref()) {
+                Ok((socket, peer)) => {
+                    drop(ready);
+                    self.short = false;
+                    return Ok(self.connection(socket, peer, now()));
+                }
+                Err(error) => match Obstacle::of(error) {
+                    Obstacle::Empty => ready.clear_ready(),
+                    Obstacle::ThatOne => {}
+                    Obstacle::Shortage => {
+                        drop(ready);
+                        self.wait_out(error).await;
+                    }
+                    Obstacle::Fatal => return Err(error.into()),
+                },
+            }
+        }
+    }
+
+    /// Waits until there is a connection, and takes up to [`BURST`].
+    ///
+    /// # Errors
+    /// The socket is unusable. What was taken before stays in `taken`.
+    ///
+    /// # Cancel safety
+    /// What was accepted is in `taken`.
+    pub(crate) async fn accept_burst(&mut self, taken: &mut Vec<Connection>) -> io::Result<()> {
+        while taken.is_empty() {
+            let mut ready = self.socket.readable().await?;
+            let accepted = now();
+            let mut shortage = None;
+            while taken.len() < BURST {
+                match accept(self.socket.get_ref()) {
+                    Ok((socket, peer)) => taken.push(self.connection(socket, peer, accepted)),
+                    Err(error) => match Obstacle::of(error) {
+                        Obstacle::Empty => {
+                            ready.clear_ready();
+                            break;
+                        }
+                        Obstacle::ThatOne => {}
+                        Obstacle::Shortage => {
+                            shortage = Some(error);
+                            break;
+                        }
+                        Obstacle::Fatal => return Err(error.into()),
+                    },
+                }
+            }
+            drop(ready);
+            match shortage {
+                Some(error) if taken.is_empty() => self.wait_out(error).await,
+                Some(_) => {}
+                None if !taken.is_empty() => self.short = false,
+                None => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes up to [`BURST`] connections that are there already, without waiting. Returns whether
+    /// there may be more.
+    pub(crate) fn take_present(&mut self, taken: &mut Vec<Connection>) -> bool {
+        let accepted = now();
+        while taken.len() < BURST {
+            match accept(self.socket.get_ref()) {
+                Ok((socket, peer)) => taken.push(self.connection(socket, peer, accepted)),
+                Err(error) => match Obstacle::of(error) {
+                    Obstacle::ThatOne => {}
+                    Obstacle::Empty | Obstacle::Shortage | Obstacle::Fatal => return false,
+                },
+            }
+        }
+        true
+    }
+
+    fn connection(&self, socket: OwnedFd, peer: Option<SocketAddr>, accepted: u64) -> Connection {
+        let info = ConnectionInfo {
+            id: CONNECTIONS.fetch_add(1, Ordering::Relaxed) + 1,
+            peer: peer.map(canonical),
+            destination: None,
+            listener: Arc::clone(&self.name),
+            route: Arc::clone(&self.route),
+            peer_context: None,
+            accepted,
+        };
+        Connection::new(PausedConnection::new(socket), info)
+    }
+
+    /// One line for one shortage, however long it lasts.
+    async fn wait_out(&mut self, error: Errno) {
+        if !self.short {
+            self.short = true;
+            tracing::error!(
+                listener = &*self.name,
+                error = %io::Error::from(error),
+                "cannot accept for want of descriptors or memory; new connections wait in the \
+                 kernel's queue until some are free"
+            );
+        }
+        tokio::time::sleep(SHORTAGE_PAUSE).await;
+    }
+}
+
+impl AsFd for Listener {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.get_ref().as_fd()
+    }
+}
+
+impl From<Listener> for Transferable {
+    fn from(listener: Listener) -> Self {
+        Self::Listener(listener.socket.into_inner())
+    }
+}
+
+/// What stands in the way of the next connection (`accept(2)`).
+enum Obstacle {
+    /// There is none.
+    Empty,
+    /// This one is gone; the next may be there.
+    ThatOne,
+    /// Out of descriptors or memory.
+    Shortage,
+    /// The socket is unusable.
+    Fatal,
+}
+
+impl Obstacle {
+    fn of(error: Errno) -> Self {
+        match error {
+            Errno::WOULDBLOCK => Self::Empty,
+            Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM => Self::Shortage,
+            Errno::BADF | Errno::INVAL | Errno::NOTSOCK | Errno::OPNOTSUPP | Errno::FAULT => {
+                Self::Fatal
+            }
+            // Errors of the new connection are reported by accept (accept(2), "Error handling").
+            _ => Self::ThatOne,
+        }
+    }
+}
+
+fn accept(socket: &OwnedFd) -> Result<(OwnedFd, Option<SocketAddr>), Errno> {
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let (connection, peer) = rustix::net::acceptfrom_with(socket, flags)?;
+    Ok((connection, peer.and_then(|peer| SocketAddr::try_from(peer).ok())))
+}
+
+/// Nanoseconds of `CLOCK_MONOTONIC`.
+fn now() -> u64 {
+    let now = rustix::time::clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
+}
+
+fn bind(text: &str) -> Result<OwnedFd, ListenError> {
+    let (address, only_v6) = match text.strip_prefix("*:") {
+        Some(port) => (format!("[::]:{port}"), false),
+        None => (text.to_owned(), true),
+    };
+    let address: SocketAddr = address.parse().map_err(|_| ListenError::Address(text.to_owned()))?;
+    let first = first_unprivileged_port();
+    let socket = listen(address, only_v6).map_err(|error| match error {
+        Errno::ACCESS if address.port() < first => {
+            ListenError::Privileged { address: text.to_owned(), first }
+        }
+        error => system(text, error.into()),
+    })?;
+    Ok(socket)
+}
+
+fn listen(address: SocketAddr, only_v6: bool) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
+    let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
+    let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    if address.is_ipv6() {
+        sockopt::set_ipv6_v6only(&socket, only_v6)?;
+    }
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(socket)
+}
+
+fn system(address: &str, source: io::Error) -> ListenError {
+    ListenError::System { address: address.to_owned(), source }
+}
+
+fn first_unprivileged_port() -> u16 {
+    std::fs::read_to_string("/proc/sys/net/ipv4/ip_unprivileged_port_start")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(1024)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_burst_takes_what_is_there_and_numbers_it() {
+        let mut listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let clients: Vec<_> =
+            (0..5).map(|_| std::net::TcpStream::connect(address).unwrap()).collect();
+        let mut taken = Vec::new();
+        listener.accept_burst(&mut taken).await.unwrap();
+        let peers: Vec<_> = clients.iter().map(|client| client.local_addr().ok()).collect();
+        assert_eq!(taken.iter().map(Connection::peer_addr).collect::<Vec<_>>(), peers);
+        assert!(taken.windows(2).all(|two| two[0].info().id < two[1].info().id));
+    }
+
+    #[tokio::test]
+    async fn an_ipv4_client_of_a_listener_for_both_is_ipv4() {
+        let mut listener = Listener::bind("*:0").await.unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let client = std::net::TcpStream::connect(("127.0.0.1", port)).unwrap();
+        let connection = listener.accept().await.unwrap();
+        assert_eq!(connection.peer_addr(), client.local_addr().ok());
+        assert_eq!(connection.local_addr().unwrap().to_string(), format!("127.0.0.1:{port}"));
+    }
+
+    #[tokio::test]
+    async fn what_is_no_address_says_how_to_write_one() {
+        let error = Listener::bind("localhost").await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            "`localhost` is no address to listen on: write `127.0.0.1:8080`, `[::1]:8080` or `*:8080`"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_socket_that_does_not_listen_is_refused() {
+        let (one, _two) = std::os::unix::net::UnixStream::pair().unwrap();
+        assert!(Listener::from_socket(one.into()).is_err());
+    }
+}

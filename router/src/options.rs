@@ -1,0 +1,187 @@
+//! What a library's user says about workers: the keys of `[[pool]]`, with the same defaults.
+
+use std::ffi::{OsStr, OsString};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use vestibule_protocol::Codec;
+
+use crate::pool::{Balance, Settings};
+
+/// How to run a worker, and how its pool behaves. Every default is the documented one.
+#[derive(Clone, Debug)]
+#[must_use]
+pub struct WorkerOptions {
+    pub(crate) program: PathBuf,
+    pub(crate) arg0: Option<OsString>,
+    pub(crate) arguments: Vec<OsString>,
+    pub(crate) environment: Vec<(OsString, OsString)>,
+    pub(crate) directory: Option<PathBuf>,
+    pub(crate) pool: String,
+    pub(crate) codec: Codec,
+    pub(crate) balance: Balance,
+    pub(crate) window: usize,
+    pub(crate) max_attempts: u32,
+    pub(crate) max_connections: u32,
+    pub(crate) queue_max: usize,
+    pub(crate) queue_timeout: Duration,
+    pub(crate) start_timeout: Duration,
+    pub(crate) stuck_timeout: Duration,
+    pub(crate) drain_timeout: Duration,
+    pub(crate) close_timeout: Duration,
+    pub(crate) stop_timeout: Duration,
+    pub(crate) restart: Option<Restart>,
+}
+
+/// When a worker that ended is started again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// Before the first restart; it doubles with each one that follows soon.
+    pub delay: Duration,
+    /// The longest delay.
+    pub max_delay: Duration,
+}
+
+impl Default for Restart {
+    fn default() -> Self {
+        Self { delay: Duration::from_millis(100), max_delay: Duration::from_secs(30) }
+    }
+}
+
+impl WorkerOptions {
+    /// A program: with a slash a path, else looked up in `PATH`.
+    pub fn new(program: impl AsRef<Path>) -> Self {
+        Self {
+            program: program.as_ref().to_owned(),
+            arg0: None,
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            directory: None,
+            pool: "app".to_owned(),
+            codec: Codec::Bincode,
+            balance: Balance::LeastConnections,
+            window: 64,
+            max_attempts: 3,
+            max_connections: u32::MAX,
+            queue_max: 1024,
+            queue_timeout: Duration::from_secs(5),
+            start_timeout: Duration::from_secs(25),
+            stuck_timeout: Duration::from_secs(60),
+            drain_timeout: Duration::from_secs(60),
+            close_timeout: Duration::from_secs(5),
+            stop_timeout: Duration::from_secs(10),
+            restart: None,
+        }
+    }
+
+    /// The name that the program is called by (its argument 0, what `ps` shows); else its path.
+    pub fn arg0(mut self, name: impl AsRef<OsStr>) -> Self {
+        self.arg0 = Some(name.as_ref().to_owned());
+        self
+    }
+
+    /// An argument of the program.
+    pub fn arg(mut self, argument: impl AsRef<OsStr>) -> Self {
+        self.arguments.push(argument.as_ref().to_owned());
+        self
+    }
+
+    /// A variable of its environment, besides what it inherits.
+    pub fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.environment.push((name.as_ref().to_owned(), value.as_ref().to_owned()));
+        self
+    }
+
+    /// Its working directory.
+    pub fn directory(mut self, directory: impl AsRef<Path>) -> Self {
+        self.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Name of the pool: workers are `NAME-1`, `NAME-2` …
+    pub fn pool(mut self, name: impl Into<String>) -> Self {
+        self.pool = name.into();
+        self
+    }
+
+    /// Format of posted messages: bincode between Rust programs (the default), JSON for others.
+    pub fn codec(mut self, codec: Codec) -> Self {
+        self.codec = codec;
+        self
+    }
+
+    /// How the pool chooses a worker.
+    pub fn balance(mut self, balance: Balance) -> Self {
+        self.balance = balance;
+        self
+    }
+
+    /// Offers that a worker may leave unacknowledged (64).
+    pub fn handoff_window(mut self, offers: usize) -> Self {
+        self.window = offers.max(1);
+        self
+    }
+
+    /// Workers tried for one connection (3).
+    pub fn max_attempts(mut self, workers: u32) -> Self {
+        self.max_attempts = workers.max(1);
+        self
+    }
+
+    /// Connections that one worker may hold (no bound but its own).
+    pub fn max_connections(mut self, connections: u32) -> Self {
+        self.max_connections = connections.max(1);
+        self
+    }
+
+    /// Connections that wait for a free worker (1,024), and for how long (5 s).
+    pub fn queue(mut self, max: usize, timeout: Duration) -> Self {
+        self.queue_max = max;
+        self.queue_timeout = timeout;
+        self
+    }
+
+    /// How long a worker may take to be ready (25 s).
+    pub fn start_timeout(mut self, timeout: Duration) -> Self {
+        self.start_timeout = timeout;
+        self
+    }
+
+    /// How long an offer may go unanswered before its worker is killed (60 s).
+    pub fn stuck_timeout(mut self, timeout: Duration) -> Self {
+        self.stuck_timeout = timeout;
+        self
+    }
+
+    /// How long a draining worker may finish what it has (60 s).
+    pub fn drain_timeout(mut self, timeout: Duration) -> Self {
+        self.drain_timeout = timeout;
+        self
+    }
+
+    /// How long after the close message SIGTERM follows (5 s), and SIGKILL after that (10 s).
+    pub fn stop_timeouts(mut self, close: Duration, term: Duration) -> Self {
+        self.close_timeout = close;
+        self.stop_timeout = term;
+        self
+    }
+
+    /// Starts workers again that ended. Without it a slot stays empty.
+    pub fn restart(mut self, restart: Restart) -> Self {
+        self.restart = Some(restart);
+        self
+    }
+
+    pub(crate) fn settings(&self) -> Settings {
+        Settings {
+            balance: self.balance,
+            window: self.window,
+            max_attempts: self.max_attempts,
+            queue_max: self.queue_max,
+            queue_timeout: self.queue_timeout,
+            stuck_timeout: self.stuck_timeout,
+            drain_timeout: self.drain_timeout,
+            max_connections: self.max_connections,
+        }
+    }
+}

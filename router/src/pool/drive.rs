@@ -1,0 +1,270 @@
+//! The tasks of a pool: one that hears the supervisor, one a worker's port, one for the queue's
+//! deadlines. They wait; [`Core`](super::Core) decides.
+
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use tokio::task::JoinSet;
+use tokio::time::sleep_until;
+use vestibule_protocol::message::FromWorker;
+use vestibule_protocol::socket::{PacketBuffer, PacketSocket, Readiness, ReceiveError};
+use vestibule_protocol::supervision::{FromRouter, ToRouter, WorkerId};
+
+use super::Shared;
+use super::slot::Obstruction;
+use crate::control::RouterEnd;
+use crate::link::Link;
+
+/// Packets read from one worker before others get their turn.
+const TURN: usize = 32;
+
+/// How long to leave a port alone for which the system had no buffers or descriptors in flight.
+const RETRY: Duration = Duration::from_millis(2);
+
+/// How long a port may stay open after its worker's process group was killed and reaped: the time
+/// that the kernel needs to close descriptors. Then somebody else holds it.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
+/// The first epoch; a router that replaces another takes the next.
+const EPOCH: u16 = 1;
+
+/// The router's half of a pool: until every worker is gone for good and every handle dropped, or the
+/// supervisor ends.
+pub(crate) async fn run(
+    shared: Arc<Shared>,
+    mut control: RouterEnd,
+    mut outgoing: mpsc::UnboundedReceiver<FromRouter>,
+) {
+    let mut ports = JoinSet::new();
+    ports.spawn(keep_deadlines(Arc::clone(&shared)));
+    loop {
+        tokio::select! {
+            message = control.recv() => match message {
+                Ok(Some((message, port))) => take(&shared, &mut ports, message, port),
+                Ok(None) => break,
+                Err(error) => {
+                    tracing::error!(%error, "the supervisor cannot be understood");
+                    break;
+                }
+            },
+            Some(message) = outgoing.recv() => {
+                if let Err(error) = control.send(&message, None).await {
+                    tracing::debug!(%error, "the supervisor is gone");
+                }
+            }
+            () = shared.closing.notified() => shared.step(|core| {
+                core.close();
+                core.flush();
+            }),
+        }
+        if shared.core().is_over() {
+            break;
+        }
+    }
+    shared.changed.notify_waiters();
+}
+
+fn take(
+    shared: &Arc<Shared>,
+    ports: &mut JoinSet<()>,
+    message: ToRouter,
+    port: Option<std::os::fd::OwnedFd>,
+) {
+    match message {
+        ToRouter::Started { worker, pid } => {
+            let socket = port.map(PacketSocket::new);
+            let Some(Ok(socket)) = socket else {
+                tracing::error!(?worker, "a worker was started without a port");
+                return;
+            };
+            let link = Arc::new(Link::new(socket, EPOCH));
+            ports.spawn(drive(Arc::clone(shared), worker, Arc::clone(&link)));
+            shared.step(|core| {
+                core.started(worker, pid, link);
+                core.flush();
+            });
+        }
+        ToRouter::NotStarted { worker, reason, again } => shared.step(|core| {
+            core.not_started(worker, reason, again);
+            core.flush();
+        }),
+        ToRouter::Gone { worker, exit, reason, again } => {
+            let open = shared.step(|core| {
+                core.gone(worker, exit, reason, again);
+                core.flush();
+                core.slot(worker.slot).is_some_and(|slot| slot.id == worker && slot.gone.is_some())
+            });
+            if open {
+                ports.spawn(give_up_later(Arc::clone(shared), worker));
+            }
+        }
+        ToRouter::KillFailed { worker, reason } => {
+            let name = shared.core().slot(worker.slot).map(|slot| Arc::clone(&slot.name));
+            tracing::error!(
+                worker = name.as_deref(),
+                reason,
+                "a worker cannot be killed; what it was offered stays with it"
+            );
+        }
+    }
+}
+
+async fn give_up_later(shared: Arc<Shared>, worker: WorkerId) {
+    tokio::time::sleep(LAST_WORDS).await;
+    shared.step(|core| {
+        core.give_up_on(worker);
+        core.flush();
+    });
+}
+
+/// Gives back what waited too long in the pool's queue.
+async fn keep_deadlines(shared: Arc<Shared>) {
+    loop {
+        let next = shared.step(|core| core.sweep(Instant::now()));
+        match next {
+            Some(deadline) => sleep_until(deadline.into()).await,
+            None => shared.queued.notified().await,
+        }
+    }
+}
+
+/// Reads one worker's port to its end, and writes to it when others could not.
+async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
+    let Some(wake) = shared.wake(worker.slot) else { return };
+    let mut buffer = PacketBuffer::default();
+    let mut stuck = pin!(sleep_until(Instant::now().into()));
+    let mut watching = false;
+    loop {
+        let (obstruction, oldest, bound) = {
+            let core = shared.core();
+            let Some(slot) = core.slot(worker.slot).filter(|slot| slot.id == worker) else {
+                return;
+            };
+            let bound = core.settings().stuck_timeout;
+            (slot.obstruction, slot.handoff.oldest_offer(), bound)
+        };
+        if let (false, Some(oldest)) = (watching, oldest) {
+            stuck.as_mut().reset((oldest + bound).into());
+            watching = true;
+        }
+        tokio::select! {
+            biased;
+            ready = link.socket.readable() => {
+                let over = match ready {
+                    Ok(mut ready) => read(&shared, worker, &link, &mut buffer, &mut ready),
+                    Err(_) => Some(End::Closed),
+                };
+                match over {
+                    None => {}
+                    Some(End::Closed) => break,
+                    Some(End::Fault(reason)) => {
+                        fault(&shared, worker, &link, &reason);
+                        drain(&link, &mut buffer).await;
+                        break;
+                    }
+                }
+            }
+            () = wake.notified() => shared.flush(),
+            ready = link.socket.writable(), if obstruction == Obstruction::Blocked => {
+                if let Ok(mut ready) = ready
+                    && still_obstructed(&shared, worker)
+                {
+                    ready.clear_ready();
+                }
+            }
+            () = tokio::time::sleep(RETRY), if obstruction == Obstruction::Later => {
+                still_obstructed(&shared, worker);
+            }
+            () = &mut stuck, if watching => {
+                match shared.step(|core| core.stuck(worker, Instant::now())) {
+                    Some(due) => stuck.as_mut().reset(due.into()),
+                    None => watching = false,
+                }
+            }
+        }
+    }
+    shared.step(|core| {
+        core.ended(worker);
+        core.flush();
+    });
+}
+
+fn still_obstructed(shared: &Shared, worker: WorkerId) -> bool {
+    shared.step(|core| {
+        core.unblock(worker.slot);
+        core.slot(worker.slot).is_some_and(|slot| slot.obstruction == Obstruction::Blocked)
+    })
+}
+
+/// How listening to a worker ends.
+enum End {
+    Closed,
+    Fault(String),
+}
+
+/// Reads what is there, at most a turn's worth.
+fn read(
+    shared: &Shared,
+    worker: WorkerId,
+    link: &Link,
+    buffer: &mut PacketBuffer,
+    ready: &mut impl Readiness,
+) -> Option<End> {
+    shared.step(|core| {
+        for _ in 0..TURN {
+            let packet = match link.socket.try_receive(buffer) {
+                Ok(Some(packet)) => packet,
+                Ok(None) => {
+                    ready.clear_ready();
+                    break;
+                }
+                Err(ReceiveError::Closed) => return Some(End::Closed),
+                Err(ReceiveError::Body { sequence, reason }) => {
+                    let why = reason.map_or_else(
+                        || "the memory of a large message did not arrive".to_owned(),
+                        |reason| reason.to_string(),
+                    );
+                    core.unreadable(worker, sequence, why);
+                    continue;
+                }
+                Err(ReceiveError::Format { sequence, format, .. }) => {
+                    core.unreadable(worker, sequence, format!("unknown format {format}"));
+                    continue;
+                }
+                Err(error) => return Some(End::Fault(error.to_string())),
+            };
+            let header = packet.header;
+            let result = match FromWorker::decode(&header, packet.body) {
+                Ok(message) => core.packet(worker, &header, message).map_err(|e| e.to_string()),
+                Err(error) => Err(error.to_string()),
+            };
+            if let Err(reason) = result {
+                return Some(End::Fault(reason));
+            }
+        }
+        core.flush();
+        None
+    })
+}
+
+fn fault(shared: &Shared, worker: WorkerId, link: &Link, reason: &str) {
+    let name = shared.core().slot(worker.slot).map(|slot| Arc::clone(&slot.name));
+    tracing::warn!(worker = name.as_deref(), reason, "worker broke the protocol and is killed");
+    link.socket.shutdown();
+    shared.step(|core| core.condemn(worker, reason, true));
+}
+
+/// Reads a faulty worker's port to its end without believing any of it. Our end is shut down, so
+/// only what was under way is left.
+async fn drain(link: &Link, buffer: &mut PacketBuffer) {
+    loop {
+        match link.socket.receive(buffer).await {
+            Ok(_) => {}
+            Err(error) if !error.is_fatal() => {}
+            Err(ReceiveError::Closed | ReceiveError::System(_)) => return,
+            Err(_) => {}
+        }
+    }
+}

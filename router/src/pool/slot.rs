@@ -1,0 +1,154 @@
+//! One place of a pool, and the process in it.
+
+use std::sync::Arc;
+
+use vestibule_protocol::handshake::Acks;
+use vestibule_protocol::limits::MAX_DESCRIPTORS;
+use vestibule_protocol::message::Refusal;
+use vestibule_protocol::supervision::{Exit, WorkerId};
+
+use crate::handoff::Handoff;
+use crate::link::{Limits, Link};
+
+/// Where a slot's process is in its life.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    /// A process runs or will; it has not said hello.
+    Starting,
+    /// It takes connections.
+    Ready,
+    /// It takes nothing new: it drains, closes or was told to end.
+    Leaving,
+    /// Its port ended or it broke the protocol; its certain death is awaited.
+    Condemned,
+    /// There is no process. `last`: there will be none.
+    Vacant {
+        /// No other process comes.
+        last: bool,
+    },
+}
+
+/// What is to be said to a worker besides messages.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Control {
+    Attach,
+    Drain,
+    Close,
+    Refuse(Refusal),
+}
+
+/// A port whose last packet could not be sent.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Obstruction {
+    None,
+    /// Until the port is writable.
+    Blocked,
+    /// For a little while.
+    Later,
+}
+
+#[derive(Debug)]
+pub(crate) struct Slot {
+    pub(crate) name: Arc<str>,
+    pub(crate) id: WorkerId,
+    pub(crate) pid: Option<u32>,
+    pub(crate) state: State,
+    pub(crate) link: Option<Arc<Link>>,
+    pub(crate) limits: Limits,
+    pub(crate) handoff: Handoff,
+    pub(crate) control: Vec<Control>,
+    pub(crate) obstruction: Obstruction,
+    /// This process said hello once.
+    pub(crate) greeted: bool,
+    /// `terminate()` was called: no event of it any more but the exit.
+    pub(crate) silenced: bool,
+    /// It finishes what it has, and nobody takes its place.
+    pub(crate) finishing: bool,
+    /// It refused for want of room: nothing is offered before it says something else.
+    pub(crate) choked: bool,
+    /// Highest sequence of a message from it.
+    pub(crate) received: u64,
+    /// Messages of it that nobody has fetched.
+    pub(crate) unfetched: usize,
+    /// It is certainly dead.
+    pub(crate) gone: Option<(Exit, Option<String>, bool)>,
+    /// Its port was read to the end.
+    pub(crate) ended: bool,
+    /// The supervisor was told that its port ended, or asked to kill it.
+    pub(crate) kill_asked: bool,
+    /// It stands in the list of slots with something to send.
+    pub(crate) marked: bool,
+}
+
+impl Slot {
+    pub(crate) fn new(name: Arc<str>, index: u32) -> Self {
+        Self {
+            name,
+            id: WorkerId { pool: 0, slot: index, generation: 0 },
+            pid: None,
+            state: State::Starting,
+            link: None,
+            limits: Limits {
+                packet: 1024,
+                batch: MAX_DESCRIPTORS,
+                acks: Acks::Cumulative,
+                connections: u32::MAX,
+            },
+            handoff: Handoff::default(),
+            control: Vec::new(),
+            obstruction: Obstruction::None,
+            greeted: false,
+            silenced: false,
+            finishing: false,
+            choked: false,
+            received: 0,
+            unfetched: 0,
+            gone: None,
+            ended: false,
+            kill_asked: false,
+            marked: false,
+        }
+    }
+
+    /// A new process is in the slot.
+    pub(crate) fn occupy(&mut self, id: WorkerId, pid: u32, link: Arc<Link>) {
+        self.id = id;
+        self.pid = Some(pid);
+        self.link = Some(link);
+        if !self.silenced {
+            self.state = State::Starting;
+        }
+        self.control = vec![Control::Attach];
+        self.obstruction = Obstruction::None;
+        self.greeted = false;
+        self.choked = false;
+        self.received = 0;
+        self.gone = None;
+        self.ended = false;
+        self.kill_asked = false;
+    }
+
+    /// Whether what is posted to this very worker can still reach a process.
+    pub(crate) fn accepts_posts(&self) -> bool {
+        !self.is_unwanted()
+            && match self.state {
+                State::Starting | State::Ready | State::Vacant { last: false } => true,
+                State::Leaving | State::Condemned | State::Vacant { last: true } => false,
+            }
+    }
+
+    /// Whether connections for which there is no room now may wait for this slot.
+    pub(crate) fn may_take_later(&self) -> bool {
+        !self.silenced && !matches!(self.state, State::Leaving | State::Vacant { last: true })
+    }
+
+    /// Whether nobody will take this process's place.
+    pub(crate) fn is_unwanted(&self) -> bool {
+        self.silenced || self.finishing
+    }
+
+    /// Whether the slot is empty for good.
+    pub(crate) fn is_over(&self) -> bool {
+        matches!(self.state, State::Vacant { last: true })
+    }
+}

@@ -1,0 +1,209 @@
+//! Telling a client no, in words that it understands, without being held up by it.
+
+use std::time::Duration;
+
+use rustix::net::sockopt;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+use crate::inspect::PausedConnection;
+
+/// How long a client that has said nothing may take to show which protocol it speaks.
+const FIRST_BYTES: Duration = Duration::from_millis(200);
+/// How long to discard what the client still sends: closing with unread data would reset the
+/// connection, and the client would not see the answer.
+const LINGER: Duration = Duration::from_secs(2);
+/// How much to discard.
+const LINGER_BYTES: usize = 64 * 1024;
+/// Rejections that may linger at once; the next ones get a reset. Each holds a descriptor.
+const LINGERING: usize = 256;
+
+static ROOM: Semaphore = Semaphore::const_new(LINGERING);
+
+/// How a connection is turned away.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rejection {
+    answer: Answer,
+    reason: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Answer {
+    Status(u16),
+    Reset,
+    Close,
+}
+
+impl Rejection {
+    /// An HTTP status from 400 to 599 (others become 500), with a reason of the documented list.
+    pub const fn status(status: u16, reason: &'static str) -> Self {
+        let status = if status >= 400 && status <= 599 { status } else { 500 };
+        Self { answer: Answer::Status(status), reason }
+    }
+
+    /// A TCP reset.
+    pub const fn reset(reason: &'static str) -> Self {
+        Self { answer: Answer::Reset, reason }
+    }
+
+    /// A close without a word.
+    pub const fn close(reason: &'static str) -> Self {
+        Self { answer: Answer::Close, reason }
+    }
+
+    /// The reason.
+    pub const fn reason(&self) -> &'static str {
+        self.reason
+    }
+}
+
+/// Rejects in a task of its own. Outside a runtime the connection is only closed.
+pub(crate) fn start(connection: PausedConnection, rejection: Rejection, inet: bool) {
+    tracing::debug!(reason = rejection.reason, "connection rejected");
+    let status = match rejection.answer {
+        Answer::Status(status) if inet => status,
+        Answer::Reset => return reset(&connection),
+        Answer::Close | Answer::Status(_) => return connection.release(),
+    };
+    let (Ok(permit), Ok(runtime)) = (ROOM.try_acquire(), tokio::runtime::Handle::try_current())
+    else {
+        return reset(&connection);
+    };
+    let stream = std::net::TcpStream::from(connection.into_descriptor());
+    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    runtime.spawn(async move {
+        let _permit = permit;
+        // Whatever fails here, the client is gone or has been told.
+        let _ = timeout(LINGER + FIRST_BYTES, tell(stream, status, rejection.reason)).await;
+    });
+}
+
+fn reset(connection: &PausedConnection) {
+    // A lingering time of zero makes close send a reset. Fails only if the client is gone.
+    let _ = sockopt::set_socket_linger(connection, Some(Duration::ZERO));
+}
+
+async fn tell(mut stream: TcpStream, status: u16, reason: &str) -> std::io::Result<()> {
+    let mut first = [0u8; 8];
+    let Ok(seen) = timeout(FIRST_BYTES, stream.peek(&mut first)).await else { return Ok(()) };
+    match form(first.get(..seen?).unwrap_or_default()) {
+        Form::Silent => return Ok(()),
+        // A plain close, after what came is read: else it would be a reset.
+        Form::Http2 => {}
+        Form::Tls => stream.write_all(&alert(status)).await?,
+        Form::Http1 => stream.write_all(response(status, reason).as_bytes()).await?,
+    }
+    stream.shutdown().await?;
+    let mut discarded = 0;
+    let mut rest = [0u8; 4096];
+    while discarded < LINGER_BYTES {
+        match stream.read(&mut rest).await? {
+            0 => break,
+            bytes => discarded += bytes,
+        }
+    }
+    Ok(())
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Form {
+    Silent,
+    Tls,
+    Http2,
+    Http1,
+}
+
+fn form(first: &[u8]) -> Form {
+    match first {
+        [] => Form::Silent,
+        // A handshake record of TLS (RFC 8446 5.1); its major version is 3.
+        [0x16] | [0x16, 0x03, ..] => Form::Tls,
+        // The connection preface of HTTP/2 (RFC 9113 3.4).
+        [b'P', b'R', b'I', b' ', ..] => Form::Http2,
+        _ => Form::Http1,
+    }
+}
+
+/// A fatal alert (RFC 8446 6): access_denied for what the client may not, else internal_error.
+fn alert(status: u16) -> [u8; 7] {
+    let description = if status < 500 { 49 } else { 80 };
+    [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, description]
+}
+
+fn response(status: u16, reason: &str) -> String {
+    let phrase = match status {
+        400 => "Bad Request",
+        403 => "Forbidden",
+        404 => "Not Found",
+        408 => "Request Timeout",
+        429 => "Too Many Requests",
+        431 => "Request Header Fields Too Large",
+        500 => "Internal Server Error",
+        502 => "Bad Gateway",
+        503 => "Service Unavailable",
+        504 => "Gateway Timeout",
+        // The phrase may be empty (RFC 9112 4).
+        _ => "",
+    };
+    let retry = if status == 503 { "retry-after: 1\r\n" } else { "" };
+    let body = format!("{status} {phrase}\n");
+    format!(
+        "HTTP/1.1 {status} {phrase}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\
+         connection: close\r\nvestibule-reason: {reason}\r\n{retry}\r\n{body}",
+        body.len()
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_bytes_decide_the_form() {
+        assert_eq!(form(b""), Form::Silent);
+        assert_eq!(form(&[0x16, 0x03, 0x01, 0x02]), Form::Tls);
+        assert_eq!(form(b"PRI * HT"), Form::Http2);
+        assert_eq!(form(b"GET / HT"), Form::Http1);
+        assert_eq!(form(b"P"), Form::Http1);
+    }
+
+    #[test]
+    fn a_status_outside_errors_becomes_500() {
+        assert_eq!(Rejection::status(200, "x"), Rejection::status(500, "x"));
+    }
+
+    async fn rejected(sent: &'static [u8], status: u16) -> Vec<u8> {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        client.write_all(sent).await.unwrap();
+        start(PausedConnection::new(server.into()), Rejection::status(status, "no-worker"), true);
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).await.unwrap();
+        answer
+    }
+
+    #[tokio::test]
+    async fn an_http_client_reads_status_and_reason_though_it_sent_a_body() {
+        let answer = rejected(b"POST / HTTP/1.1\r\ncontent-length: 5\r\n\r\nhello", 503).await;
+        let answer = String::from_utf8(answer).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
+        assert!(answer.contains("\r\nvestibule-reason: no-worker\r\n"), "{answer}");
+        assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+    }
+
+    #[tokio::test]
+    async fn a_tls_client_gets_an_alert() {
+        assert_eq!(rejected(&[0x16, 3, 1, 0, 5], 404).await, [0x15, 3, 3, 0, 2, 2, 49]);
+        assert_eq!(rejected(&[0x16, 3, 1, 0, 5], 503).await, [0x15, 3, 3, 0, 2, 2, 80]);
+    }
+
+    #[tokio::test]
+    async fn a_silent_client_and_an_http2_client_see_only_the_end() {
+        assert_eq!(rejected(b"", 503).await, b"");
+        assert_eq!(rejected(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", 503).await, b"");
+    }
+}

@@ -1,0 +1,311 @@
+//! The life of one slot: start a process, watch it, end it when asked, start the next.
+
+use std::os::fd::AsFd;
+use std::os::unix::process::CommandExt;
+use std::pin::Pin;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use rustix::process::Signal;
+use tokio::sync::mpsc;
+use tokio::time::Sleep;
+use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
+use vestibule_protocol::sys::seqpacket_pair;
+
+use super::Report;
+use super::backoff::Backoff;
+use super::program::{self, StartError};
+use crate::options::WorkerOptions;
+use crate::sys::process::{self, Started};
+
+/// How long a worker may live after its port ended. A program that ends closes its port a moment
+/// before it is gone; killing it at once would hide its exit code.
+const AFTER_PORT: Duration = Duration::from_secs(1);
+
+/// What the router asks of a slot.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) enum Order {
+    /// The worker is ready.
+    Ready,
+    /// The worker drains; it will end.
+    Draining,
+    /// The worker drains, and nobody takes its place.
+    Finishing,
+    /// The worker was told to end.
+    End,
+    /// Its port ended.
+    PortEnded,
+    /// It must go now.
+    Kill(String),
+}
+
+impl Order {
+    pub(crate) fn from_router(message: FromRouter) -> (WorkerId, Self) {
+        match message {
+            FromRouter::Ready { worker } => (worker, Self::Ready),
+            FromRouter::Draining { worker } => (worker, Self::Draining),
+            FromRouter::Finishing { worker } => (worker, Self::Finishing),
+            FromRouter::Ending { worker } => (worker, Self::End),
+            FromRouter::Ended { worker } => (worker, Self::PortEnded),
+            FromRouter::Kill { worker, reason } => (worker, Self::Kill(reason)),
+        }
+    }
+}
+
+type Orders = mpsc::UnboundedReceiver<(WorkerId, Order)>;
+
+/// How one process's life ended, for the slot.
+struct Ended {
+    exit: Exit,
+    reason: Option<String>,
+    /// It was told to end: no other follows.
+    wanted: bool,
+    lived: Duration,
+}
+
+/// Runs a slot until its process is not to be replaced. If the orders end, so does the process.
+pub(crate) async fn run(
+    slot: u32,
+    name: Arc<str>,
+    options: Arc<WorkerOptions>,
+    mut orders: Orders,
+    reports: mpsc::UnboundedSender<Report>,
+) {
+    let mut backoff = options.restart.map(Backoff::new);
+    let mut worker = WorkerId { pool: 0, slot, generation: 0 };
+    loop {
+        let again = backoff.is_some();
+        let lived = match start(&name, &options, worker) {
+            Ok((process, report)) => {
+                // Without a router there is nobody to be told; its end is noticed by the orders.
+                let _ = reports.send(report);
+                let life = Life::new(worker, &options, process);
+                let ended = life.run(&name, &mut orders, &reports).await;
+                let again = again && !ended.wanted;
+                let Ended { exit, reason, lived, .. } = ended;
+                let _ = reports.send((ToRouter::Gone { worker, exit, reason, again }, None));
+                if !again {
+                    return;
+                }
+                lived
+            }
+            Err(error) => {
+                tracing::error!(worker = &*name, %error, "worker was not started");
+                let reason = error.to_string();
+                let _ = reports.send((ToRouter::NotStarted { worker, reason, again }, None));
+                Duration::ZERO
+            }
+        };
+        let Some(backoff) = &mut backoff else { return };
+        let delay = backoff.after(lived);
+        tracing::info!(worker = &*name, ?delay, "worker is started again");
+        if pause(&mut orders, delay).await {
+            let reason = "told to end while it waited to be started again".to_owned();
+            let _ = reports.send((ToRouter::NotStarted { worker, reason, again: false }, None));
+            return;
+        }
+        worker.generation += 1;
+    }
+}
+
+/// Waits before a restart. Returns whether the slot is to end instead.
+async fn pause(orders: &mut Orders, delay: Duration) -> bool {
+    let delay = tokio::time::sleep(delay);
+    tokio::pin!(delay);
+    loop {
+        tokio::select! {
+            () = &mut delay => return false,
+            order = orders.recv() => match order {
+                None | Some((_, Order::End | Order::Finishing)) => return true,
+                // Late words about the process that is gone.
+                Some(_) => {}
+            },
+        }
+    }
+}
+
+fn start(
+    name: &str,
+    options: &WorkerOptions,
+    worker: WorkerId,
+) -> Result<(Started, Report), StartError> {
+    let path = std::env::var_os("PATH");
+    let program = program::find(&options.program, path.as_deref())?;
+    let system = |source: std::io::Error| StartError::System { program: program.clone(), source };
+    let (router_end, worker_end) = seqpacket_pair().map_err(|error| system(error.into()))?;
+    let mut command = Command::new(&program);
+    if let Some(name) = &options.arg0 {
+        command.arg0(name);
+    }
+    command.args(&options.arguments);
+    if let Some(directory) = &options.directory {
+        command.current_dir(directory);
+    }
+    for (key, _) in std::env::vars_os() {
+        if is_ours(&key) {
+            command.env_remove(key);
+        }
+    }
+    command.envs(options.environment.iter().map(|(key, value)| (key, value)));
+    command.env("VESTIBULE_WORKER", name);
+    command.env("VESTIBULE_POOL", &options.pool);
+    command.env("VESTIBULE_FD", std::os::fd::AsRawFd::as_raw_fd(&worker_end).to_string());
+    command.env("NODE_APP_INSTANCE", worker.slot.to_string());
+    let process = process::spawn(&mut command, worker_end.as_fd()).map_err(|source| {
+        program::explain(program.clone(), options.directory.as_deref(), source)
+    })?;
+    let pid = process.pid.as_raw_nonzero().get().unsigned_abs();
+    tracing::info!(worker = name, pid, "worker started");
+    Ok((process, (ToRouter::Started { worker, pid }, Some(router_end))))
+}
+
+/// Variables that speak of this process and not of its workers.
+fn is_ours(key: &std::ffi::OsStr) -> bool {
+    let key = key.to_string_lossy();
+    key.starts_with("VESTIBULE_") || key.starts_with("LISTEN_") || key == "NOTIFY_SOCKET"
+}
+
+/// What is done to a process next, and when.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Step {
+    /// It was not ready in time.
+    TooLate,
+    /// The close message was not enough.
+    Term,
+    /// Neither was SIGTERM, or there is no time.
+    Kill,
+}
+
+struct Life<'o> {
+    worker: WorkerId,
+    options: &'o WorkerOptions,
+    process: Started,
+    started: Instant,
+    wanted: bool,
+    reason: Option<String>,
+    next: Option<Step>,
+    timer: Pin<Box<Sleep>>,
+}
+
+impl<'o> Life<'o> {
+    fn new(worker: WorkerId, options: &'o WorkerOptions, process: Started) -> Self {
+        let started = Instant::now();
+        let timer = Box::pin(tokio::time::sleep(options.start_timeout));
+        let next = Some(Step::TooLate);
+        Self { worker, options, process, started, wanted: false, reason: None, next, timer }
+    }
+
+    async fn run(
+        mut self,
+        name: &str,
+        orders: &mut Orders,
+        reports: &mpsc::UnboundedSender<Report>,
+    ) -> Ended {
+        let exited = crate::sys::reactor::readable_duplicate(self.process.pidfd.as_fd());
+        let mut orphaned = false;
+        loop {
+            tokio::select! {
+                biased;
+                () = ended(&exited) => {
+                    // The leader is still a zombie, so the group's number is its own: whoever it
+                    // forked goes with it, before anything it was offered moves.
+                    if let Err(error) = process::kill_group(&self.process) {
+                        self.report_failure(reports, &error.to_string());
+                    }
+                    if let Ok(Some(exit)) = process::reap(&self.process) {
+                        tracing::info!(worker = name, %exit, "worker ended");
+                        let lived = self.started.elapsed();
+                        return Ended { exit, reason: self.reason, wanted: self.wanted, lived };
+                    }
+                }
+                order = orders.recv(), if !orphaned => match order {
+                    Some((worker, order)) if worker == self.worker => self.obey(name, order),
+                    Some(_) => {}
+                    None => {
+                        orphaned = true;
+                        self.wanted = true;
+                        self.kill(name, "the router is gone");
+                    }
+                },
+                () = &mut self.timer, if self.next.is_some() => self.act(name, reports),
+            }
+        }
+    }
+
+    fn obey(&mut self, name: &str, order: Order) {
+        match order {
+            Order::Ready => {
+                if self.next == Some(Step::TooLate) {
+                    self.next = None;
+                }
+            }
+            // Its own drain timeout holds; the pool's, and then signals, if that is not enough.
+            Order::Draining => self.schedule(Step::Term, self.options.drain_timeout),
+            Order::Finishing => {
+                self.wanted = true;
+                self.schedule(Step::Term, self.options.drain_timeout);
+            }
+            Order::End => {
+                self.wanted = true;
+                self.schedule(Step::Term, self.options.close_timeout);
+            }
+            Order::PortEnded => {
+                if !matches!(self.next, Some(Step::Term | Step::Kill)) {
+                    self.schedule(Step::Kill, AFTER_PORT);
+                }
+            }
+            Order::Kill(reason) => self.kill(name, &reason),
+        }
+    }
+
+    fn schedule(&mut self, step: Step, after: Duration) {
+        self.next = Some(step);
+        self.timer.as_mut().reset(tokio::time::Instant::now() + after);
+    }
+
+    fn kill(&mut self, name: &str, reason: &str) {
+        tracing::warn!(worker = name, reason, "worker is killed");
+        self.schedule(Step::Kill, Duration::ZERO);
+    }
+
+    fn act(&mut self, name: &str, reports: &mpsc::UnboundedSender<Report>) {
+        match self.next.take() {
+            None => {}
+            Some(Step::TooLate) => {
+                let reason = format!("was not ready within {:?}", self.options.start_timeout);
+                tracing::warn!(worker = name, reason, "worker is killed");
+                self.reason = Some(reason);
+                self.schedule(Step::Kill, Duration::ZERO);
+            }
+            Some(Step::Term) => {
+                // Fails only if it is gone, which is noticed by itself.
+                let _ = process::signal(&self.process, Signal::TERM);
+                self.schedule(Step::Kill, self.options.stop_timeout);
+            }
+            Some(Step::Kill) => {
+                if let Err(error) = process::kill_group(&self.process) {
+                    self.report_failure(reports, &error.to_string());
+                }
+            }
+        }
+    }
+
+    fn report_failure(&self, reports: &mpsc::UnboundedSender<Report>, reason: &str) {
+        let (worker, reason) = (self.worker, reason.to_owned());
+        let _ = reports.send((ToRouter::KillFailed { worker, reason }, None));
+    }
+}
+
+/// Waits until a process has ended: its descriptor becomes readable (`pidfd_open(2)`).
+async fn ended(process: &std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>) {
+    match process {
+        Ok(process) => match process.readable().await {
+            // Stays readable for good.
+            Ok(mut guard) => guard.retain_ready(),
+            Err(_) => std::future::pending().await,
+        },
+        // Out of descriptors: look again and again, slowly, until it can be reaped.
+        Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+    }
+}

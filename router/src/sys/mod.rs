@@ -1,0 +1,7 @@
+//! System calls that rustix does not wrap, and the order of those that must have one. All unsafe
+//! code of this crate is below this folder.
+#![allow(unsafe_code, reason = "each call is wrapped once, with its invariant")]
+
+pub(crate) mod process;
+pub(crate) mod reactor;
+pub(crate) mod tcp;

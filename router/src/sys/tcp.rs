@@ -1,0 +1,73 @@
+//! What the kernel knows about a TCP connection.
+
+use std::mem::MaybeUninit;
+use std::os::fd::{AsRawFd, BorrowedFd};
+
+use rustix::event::{PollFd, PollFlags};
+use rustix::io::Errno;
+
+/// Byte counts of a TCP connection since it was established.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TcpInfo {
+    /// Bytes received in order, a FIN counted as one.
+    pub(crate) received: u64,
+    /// Bytes of data sent.
+    pub(crate) sent: u64,
+}
+
+/// The counts, or `None` if the socket is not TCP.
+pub(crate) fn info(socket: BorrowedFd<'_>) -> Result<Option<TcpInfo>, Errno> {
+    let mut info = MaybeUninit::<libc::tcp_info>::zeroed();
+    let mut length = size_of::<libc::tcp_info>() as libc::socklen_t;
+    // SAFETY: the buffer and its length belong together and outlive the call; the descriptor is
+    // borrowed, so it is open.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_INFO,
+            info.as_mut_ptr().cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return match last_error() {
+            Errno::OPNOTSUPP | Errno::NOPROTOOPT => Ok(None),
+            error => Err(error),
+        };
+    }
+    let needed = std::mem::offset_of!(libc::tcp_info, tcpi_bytes_sent) + size_of::<u64>();
+    if (length as usize) < needed {
+        return Ok(None);
+    }
+    // SAFETY: every field is an integer and the memory was zeroed, so any filling is a value.
+    let info = unsafe { info.assume_init() };
+    Ok(Some(TcpInfo { received: info.tcpi_bytes_received, sent: info.tcpi_bytes_sent }))
+}
+
+/// Bytes in the receive queue (`SIOCINQ`).
+pub(crate) fn unread(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    rustix::io::ioctl_fionread(socket)
+}
+
+/// Whether the client has sent a FIN, or the connection is over.
+pub(crate) fn is_read_closed(socket: BorrowedFd<'_>) -> bool {
+    let mut poll = [PollFd::new(&socket, PollFlags::RDHUP)];
+    let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
+    match rustix::event::poll(&mut poll, Some(&zero)) {
+        Ok(_) => poll
+            .iter()
+            .any(|fd| fd.revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)),
+        Err(_) => false,
+    }
+}
+
+/// Switches `SO_LINGER` off, so that no close of this socket waits.
+pub(crate) fn clear_linger(socket: BorrowedFd<'_>) {
+    // Fails only for what is no socket; then there is nothing to linger.
+    let _ = rustix::net::sockopt::set_socket_linger(socket, None);
+}
+
+fn last_error() -> Errno {
+    Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO)
+}
