@@ -1,0 +1,294 @@
+//! The reading half of the worker's port: one packet at a time, in the order of the protocol.
+//!
+//! Whoever holds the inbox reads: `scope.recv`, `scope.serve`, a listener, or the task that runs a
+//! listener's port down. A packet is received, judged and settled without a pause in between, so
+//! dropping the future that waits for it loses nothing.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Duration;
+
+use vestibule_protocol::connection_info::Names;
+use vestibule_protocol::handshake::Attach;
+use vestibule_protocol::message::{
+    MessageError as Malformed, Refusal, RefusalReason, ToWorker, kind, transferred,
+};
+use vestibule_protocol::socket::{Packet, PacketBuffer, ReceiveError};
+
+use crate::adopt::{Adopter, Arrival};
+use crate::drain::{Cause, Ending, Phase};
+use crate::event::{Event, MessageError};
+use crate::link::Link;
+
+/// Who reads.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Mode {
+    /// The program's own loop: it gets everything.
+    Own,
+    /// A server: connections are served, the rest goes to the program's handler or back.
+    Served,
+}
+
+/// What the router did that the protocol does not have. The port is closed, the worker finishes
+/// what it has.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    /// A packet could not be received.
+    #[error("the router sent what is no packet")]
+    Packet(#[from] ReceiveError),
+    /// A packet means nothing.
+    #[error("the router sent a malformed packet")]
+    Malformed(#[from] Malformed),
+    /// A packet without its number, or out of order.
+    #[error("the router sent packet {got} where {expected} was expected")]
+    Sequence {
+        /// The number that would have been right.
+        expected: u64,
+        /// The one that came.
+        got: u64,
+    },
+    /// Something came before `Attach`.
+    #[error("the router sent kind {0:#04x} before it attached")]
+    NotAttached(u8),
+    /// The router speaks other versions of the protocol only.
+    #[error("the router speaks protocol versions {} to {}, not {}", .0, .1, vestibule_protocol::header::VERSION)]
+    Version(u8, u8),
+}
+
+/// The reading half of the port.
+#[derive(Debug, Default)]
+pub(crate) struct Inbox {
+    buffer: PacketBuffer,
+    state: State,
+    over: bool,
+    fault: Option<Fault>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    names: Names,
+    /// The router that speaks.
+    epoch: Option<u16>,
+    /// Highest number received from any router.
+    received: u64,
+    arrived: VecDeque<Arrival>,
+    refusals: Vec<Refusal>,
+}
+
+impl Inbox {
+    /// What arrived, in order.
+    pub(crate) fn pop(&mut self) -> Option<Arrival> {
+        self.state.arrived.pop_front()
+    }
+
+    /// What the router did wrong, once.
+    pub(crate) fn take_fault(&mut self) -> Option<Fault> {
+        self.fault.take()
+    }
+
+    /// Receives one packet and settles it, or notes that the port is over. After that it never
+    /// becomes ready again.
+    ///
+    /// # Cancel safety
+    /// A packet is received only when this is ready.
+    pub(crate) async fn turn(&mut self, link: &Arc<Link>, mode: Mode) {
+        let Some(bound) = link.bound().filter(|_| !self.over) else {
+            return std::future::pending().await;
+        };
+        let taken = match bound.socket.receive(&mut self.buffer).await {
+            Ok(packet) => self.state.take(link, packet, mode),
+            Err(error) if !error.is_fatal() => self.state.body_lost(link, error),
+            Err(ReceiveError::Closed) => return self.end(link),
+            Err(error) => Err(error.into()),
+        };
+        if let Err(fault) = taken {
+            tracing::error!(error = %Chain(&fault), "the router broke the protocol: its port is closed");
+            self.fault = Some(fault);
+            link.shut();
+            self.end(link);
+        }
+    }
+
+    fn end(&mut self, link: &Arc<Link>) {
+        self.over = true;
+        if !link.connections().is_ending() {
+            let timeout = link.drain_timeout();
+            self.state.arrived.push_back(Arrival::Event(Event::Draining { timeout }));
+        }
+        link.over();
+    }
+}
+
+impl State {
+    fn take(&mut self, link: &Arc<Link>, packet: Packet<'_>, mode: Mode) -> Result<(), Fault> {
+        let header = packet.header;
+        if header.kind != kind::ATTACH {
+            match self.epoch {
+                None => return Err(Fault::NotAttached(header.kind)),
+                Some(epoch) if epoch != header.epoch => {
+                    tracing::debug!(epoch = header.epoch, "packet of a router that is gone");
+                    return Ok(());
+                }
+                Some(_) => self.check_number(header.kind, header.sequence)?,
+            }
+        }
+        let settings = link.settings();
+        let decoded = ToWorker::decode(&header, packet.body, &mut self.names);
+        let mut adopter = Adopter {
+            link,
+            settings: &settings,
+            names: &mut self.names,
+            mode,
+            codec: header.codec,
+            arrived: &mut self.arrived,
+            refusals: &mut self.refusals,
+        };
+        let mut numbers = 1;
+        match decoded {
+            Ok(ToWorker::Attach(attach)) => return self.attach(link, header.epoch, attach),
+            Ok(ToWorker::Offer(entries)) => {
+                numbers = transferred(&header);
+                if header.large || numbers == 0 {
+                    let (described, announced) = (0, numbers);
+                    return Err(Malformed::Descriptors { described, announced }.into());
+                }
+                adopter.offer(header.sequence, numbers, entries, packet.descriptors)?;
+            }
+            Ok(ToWorker::Message(body)) => {
+                adopter.message(header.sequence, body, packet.descriptors, packet.missing);
+            }
+            Ok(ToWorker::Refused(refusals)) => self.undelivered(&refusals),
+            Ok(ToWorker::Drain(timeout)) => {
+                link.end(Cause::Drain, timeout, Duration::ZERO);
+                self.arrived.push_back(Arrival::Event(Event::Draining { timeout }));
+            }
+            Ok(ToWorker::Close) => link.end(Cause::Close, Duration::ZERO, Duration::ZERO),
+            Err(source) if header.kind == kind::MESSAGE => {
+                let sequence = header.sequence;
+                self.refuse(
+                    sequence,
+                    RefusalReason::Undecodable,
+                    MessageError::Malformed { sequence, source },
+                );
+            }
+            Err(error) => return Err(error.into()),
+        }
+        if header.sequence > 0 {
+            self.received += numbers as u64;
+            link.settle(self.received, &mut self.refusals);
+        }
+        Ok(())
+    }
+
+    /// Offers and messages are numbered without a gap; what is not numbered settles nothing.
+    fn check_number(&self, kind: u8, got: u64) -> Result<(), Fault> {
+        let expected = self.received + 1;
+        let numbered = matches!(kind, kind::OFFER | kind::MESSAGE);
+        if got == expected || (got == 0 && !numbered) {
+            return Ok(());
+        }
+        Err(Fault::Sequence { expected, got })
+    }
+
+    fn attach(&mut self, link: &Arc<Link>, epoch: u16, attach: Attach) -> Result<(), Fault> {
+        if attach.choose_version().is_none() {
+            return Err(Fault::Version(attach.versions.0, attach.versions.1));
+        }
+        self.epoch = Some(epoch);
+        link.attached(epoch, attach, self.received);
+        Ok(())
+    }
+
+    /// A message whose large body is unusable: it is refused, the port goes on.
+    fn body_lost(&mut self, link: &Arc<Link>, source: ReceiveError) -> Result<(), Fault> {
+        let ReceiveError::Body { sequence, reason } = source else { return Err(source.into()) };
+        if self.epoch.is_none() {
+            return Err(Fault::NotAttached(kind::MESSAGE));
+        }
+        self.check_number(kind::MESSAGE, sequence)?;
+        let refusal = match reason {
+            None => RefusalReason::MissingDescriptor,
+            Some(_) => RefusalReason::Undecodable,
+        };
+        self.refuse(sequence, refusal, MessageError::Body { sequence, source });
+        self.received = sequence;
+        link.settle(self.received, &mut self.refusals);
+        Ok(())
+    }
+
+    fn refuse(&mut self, sequence: u64, reason: RefusalReason, error: MessageError) {
+        self.refusals.push(Refusal { sequence, reason });
+        self.arrived.push_back(Arrival::Event(Event::MessageError(error)));
+    }
+
+    fn undelivered(&mut self, refusals: &[Refusal]) {
+        self.arrived.extend(refusals.iter().map(|refusal| {
+            let Refusal { sequence, reason } = *refusal;
+            Arrival::Event(Event::Undelivered { sequence, reason })
+        }));
+    }
+}
+
+/// Reads the port until the worker has ended, and refuses what arrives.
+#[cfg(feature = "axum")]
+pub(crate) async fn run_down(link: &Arc<Link>) {
+    let mut inbox = link.inbox().lock().await;
+    let finished = link.connections().finished();
+    tokio::pin!(finished);
+    loop {
+        while let Some(arrival) = inbox.pop() {
+            match arrival {
+                // Taken before the end began and asked for by nobody: it cannot be given back.
+                Arrival::Connection(connection) => drop(connection),
+                Arrival::Event(event) => hand_over(link, event),
+            }
+        }
+        tokio::select! {
+            biased;
+            () = &mut finished => break,
+            () = inbox.turn(link, Mode::Served) => {}
+        }
+    }
+    end(link).await;
+}
+
+/// Gives an event to the program's handler while connections are being served.
+pub(crate) fn hand_over(link: &Link, event: Event) {
+    if let Some(handler) = &link.settings().handler {
+        return handler(event);
+    }
+    match event {
+        Event::MessageError(error) => {
+            tracing::warn!(error = %Chain(&error), "the router's message cannot be taken");
+        }
+        Event::Undelivered { sequence, reason } => {
+            tracing::warn!(sequence, reason = reason.as_str(), "the router did not take a message");
+        }
+        Event::Draining { timeout } => tracing::debug!(?timeout, "draining"),
+        Event::Connection { .. } | Event::Message { .. } => {}
+    }
+}
+
+/// The last step of a worker: what it still has to say goes out, and a closed scope's port ends.
+pub(crate) async fn end(link: &Arc<Link>) {
+    link.last_words().await;
+    if let Phase::Ending(Ending { cause: Cause::Close, .. }) = link.connections().phase() {
+        link.shut();
+    }
+}
+
+/// An error with its causes, for the log.
+pub(crate) struct Chain<'a>(pub(crate) &'a dyn std::error::Error);
+
+impl std::fmt::Display for Chain<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}", self.0)?;
+        let mut cause = self.0.source();
+        while let Some(error) = cause {
+            write!(f, ": {error}")?;
+            cause = error.source();
+        }
+        Ok(())
+    }
+}

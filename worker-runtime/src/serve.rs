@@ -1,0 +1,220 @@
+//! Adopted connections into hyper: one task each, nothing else in the way.
+//!
+//! hyper's `http1` builder, not hyper-util's automatic one: that starts its header timeout only when
+//! it knows the protocol, so a client that never says anything would stay for ever.
+
+use std::future::poll_fn;
+use std::pin::pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use http::{Request, Response};
+use hyper::body::{Body, Incoming};
+use hyper::server::conn::http1;
+use hyper::service::Service;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
+use vestibule_protocol::port::SocketError;
+
+use crate::adopt::Arrival;
+use crate::connection_info::ConnectionInfo;
+use crate::drain::Key;
+use crate::event::Connection;
+use crate::http_timer::HeadTimer;
+use crate::inbox::{self, Fault, Mode};
+use crate::link::Link;
+use crate::scope::WorkerScope;
+use crate::settings::Settings;
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// Why a worker stopped serving before it was told to.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum ServeError {
+    /// The port cannot be used: there is no tokio runtime with I/O enabled.
+    #[error("the worker's port cannot be used")]
+    Port(#[from] SocketError),
+    /// The router broke the protocol; what was open has been finished.
+    #[error("the router broke the protocol")]
+    Router(#[from] Fault),
+}
+
+impl WorkerScope {
+    /// Serves every connection with a tower service, for example an axum `Router`, until the worker
+    /// is told to end: by the router, by [`drain`](Self::drain) or [`close`](Self::close), or by the
+    /// end of its port.
+    ///
+    /// It says `Hello` to the router first. When the end begins no connection is taken, those that
+    /// are open finish their request, and what is open after the drain timeout is closed. A
+    /// connection that was acknowledged gets an answer to its first request even then.
+    ///
+    /// Each request has in its extensions: [`ConnectionInfo`], with feature `axum` also
+    /// `ConnectInfo<ConnectionInfo>`; [`Posted`](crate::Posted) if a message was posted with the
+    /// connection; `Message<T>` after [`message::<T>()`](Self::message). Upgrades (websockets) work.
+    ///
+    /// Messages that are no connections go to the [handler](Self::on_event); without one they are
+    /// refused to their sender.
+    ///
+    /// # Errors
+    /// There is no runtime, or the router broke the protocol.
+    ///
+    /// # Cancel safety
+    /// Connections that were taken go on; the port is not read until this or another reader is
+    /// called again.
+    pub async fn serve<S, B>(&self, service: S) -> Result<(), ServeError>
+    where
+        S: tower_service::Service<Request<Incoming>, Response = Response<B>>
+            + Clone
+            + Send
+            + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        self.serve_service(TowerToHyperService::new(service)).await
+    }
+
+    /// As [`serve`](Self::serve), for a plain hyper service (`hyper::service::service_fn`).
+    ///
+    /// # Errors
+    /// As [`serve`](Self::serve).
+    ///
+    /// # Cancel safety
+    /// As [`serve`](Self::serve).
+    pub async fn serve_service<S, B>(&self, service: S) -> Result<(), ServeError>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
+        let link = self.link();
+        link.bind()?;
+        let settings = link.settings();
+        let mut inbox = link.inbox().lock().await;
+        let mut finished = pin!(link.connections().finished());
+        loop {
+            while let Some(arrival) = inbox.pop() {
+                match arrival {
+                    Arrival::Connection(connection) => {
+                        let service = service.clone();
+                        tokio::spawn(serve_connection(
+                            Arc::clone(link),
+                            Arc::clone(&settings),
+                            connection,
+                            service,
+                        ));
+                    }
+                    Arrival::Event(event) => inbox::hand_over(link, event),
+                }
+            }
+            tokio::select! {
+                biased;
+                () = &mut finished => break,
+                () = inbox.turn(link, Mode::Served) => {}
+            }
+        }
+        let fault = inbox.take_fault();
+        drop(inbox);
+        inbox::end(link).await;
+        fault.map_or(Ok(()), |fault| Err(fault.into()))
+    }
+}
+
+/// Serves one connection until it ends.
+async fn serve_connection<S, B>(
+    link: Arc<Link>,
+    settings: Arc<Settings>,
+    connection: Connection,
+    service: S,
+) where
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let Connection { stream, info } = connection;
+    let mut end = End { link: &link, key: stream.key(), state: EndState::Unknown };
+    let mut builder = http1::Builder::new();
+    let later = settings.keep_alive_timeout;
+    builder.timer(HeadTimer::new(settings.first_request_timeout, later)).header_read_timeout(later);
+    let service = WithInfo { service, info: info.clone() };
+    let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let served = poll_fn(|cx| {
+        loop {
+            if let Poll::Ready(served) = http.as_mut().poll(cx) {
+                return Poll::Ready(served);
+            }
+            if !end.is_due(cx, &info) {
+                return Poll::Pending;
+            }
+            http.as_mut().graceful_shutdown();
+        }
+    })
+    .await;
+    if let Err(error) = served {
+        tracing::debug!(id = info.id, error = %inbox::Chain(&error), "connection ended early");
+    }
+}
+
+/// When a connection is told to finish: once, when the worker ends, after its first request.
+///
+/// hyper closes a connection that is told so before its first request, and the client of a
+/// connection that was acknowledged would get no answer.
+struct End<'a> {
+    link: &'a Link,
+    key: Key,
+    state: EndState,
+}
+
+#[derive(PartialEq, Eq)]
+enum EndState {
+    Unknown,
+    /// The task is woken when the end begins. It is a task of its own, so its waker stays the same.
+    Expected,
+    Told,
+}
+
+impl End<'_> {
+    fn is_due(&mut self, cx: &Context<'_>, info: &ConnectionInfo) -> bool {
+        let connections = self.link.connections();
+        let ending = match self.state {
+            EndState::Unknown => {
+                self.state = EndState::Expected;
+                connections.wake_at_end(self.key, cx.waker())
+            }
+            EndState::Expected => connections.is_ending(),
+            EndState::Told => false,
+        };
+        let due = ending && info.was_requested();
+        if due {
+            self.state = EndState::Told;
+        }
+        due
+    }
+}
+
+/// A service whose requests carry what is known about their connection.
+struct WithInfo<S> {
+    service: S,
+    info: ConnectionInfo,
+}
+
+impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for WithInfo<S> {
+    type Response = S::Response;
+    type Error = S::Error;
+    type Future = S::Future;
+
+    fn call(&self, mut request: Request<Incoming>) -> S::Future {
+        self.info.note_request();
+        self.info.insert(request.extensions_mut());
+        self.service.call(request)
+    }
+}

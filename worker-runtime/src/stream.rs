@@ -1,0 +1,195 @@
+//! An adopted connection: a stream that counts as open until it is dropped.
+//!
+//! Made by `adopt`, held by whoever serves the connection.
+
+use std::io::{self, IoSlice};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use rustix::net::{AddressFamily, sockopt};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpStream, UnixStream};
+
+use crate::drain::Key;
+use crate::link::Link;
+use crate::sys;
+
+/// The socket of a connection.
+#[derive(Debug)]
+pub enum Socket {
+    /// A client over TCP.
+    Tcp(TcpStream),
+    /// A client of a Unix-domain listener.
+    Unix(UnixStream),
+}
+
+impl Socket {
+    /// Registers a descriptor with the runtime. Nothing is read.
+    ///
+    /// # Errors
+    /// The runtime cannot watch it. The descriptor is closed then, without a shutdown.
+    pub(crate) fn register(descriptor: OwnedFd, tcp: bool) -> io::Result<Self> {
+        let tcp = tcp || sockopt::socket_domain(&descriptor)? != AddressFamily::UNIX;
+        if tcp {
+            TcpStream::from_std(descriptor.into()).map(Self::Tcp)
+        } else {
+            UnixStream::from_std(descriptor.into()).map(Self::Unix)
+        }
+    }
+
+    /// The peer's security context as the kernel knows it (`SO_PEERSEC`); `None` if it has none.
+    pub fn peer_context(&self) -> Option<String> {
+        let context = sys::peer_context(self.as_fd()).ok()?;
+        String::from_utf8(context).ok().filter(|context| !context.is_empty())
+    }
+}
+
+impl AsFd for Socket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        match self {
+            Self::Tcp(stream) => stream.as_fd(),
+            Self::Unix(stream) => stream.as_fd(),
+        }
+    }
+}
+
+/// A connection that this worker serves. It counts as open, in what the router is told, until it is
+/// dropped; dropping ends the connection for the client (`shutdown`, then `close`), whoever else
+/// still holds a copy of the descriptor.
+#[derive(Debug)]
+pub struct Stream {
+    socket: Socket,
+    link: Arc<Link>,
+    key: Key,
+    /// Whether the client was told the end, or must not be.
+    ended: bool,
+}
+
+impl Stream {
+    pub(crate) fn adopt(socket: Socket, link: &Arc<Link>) -> Self {
+        let key = link.connections().opened(sys::Watched::new(socket.as_fd()));
+        Self { socket, link: Arc::clone(link), key, ended: false }
+    }
+
+    /// Lets go of a connection that is another's after all: closed without a shutdown.
+    pub(crate) fn disown(mut self) {
+        self.ended = true;
+    }
+
+    pub(crate) fn key(&self) -> Key {
+        self.key
+    }
+
+    /// The socket, for its addresses and options.
+    pub fn socket(&self) -> &Socket {
+        &self.socket
+    }
+
+    /// The address that the client connected to; `None` for a Unix-domain listener. Behind a proxy
+    /// this is the proxy's view: see `destination` of the facts.
+    ///
+    /// # Errors
+    /// As `getsockname(2)`.
+    pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
+        match &self.socket {
+            Socket::Tcp(stream) => {
+                stream.local_addr().map(vestibule_protocol::connection_info::canonical).map(Some)
+            }
+            Socket::Unix(_) => Ok(None),
+        }
+    }
+
+    /// Switches Nagle's algorithm off (or on); nothing to switch on a Unix-domain connection.
+    ///
+    /// # Errors
+    /// As `setsockopt(2)`.
+    pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.set_nodelay(nodelay),
+            Socket::Unix(_) => Ok(()),
+        }
+    }
+}
+
+impl Drop for Stream {
+    fn drop(&mut self) {
+        // First: the descriptor must not be reached through the table once it is closed.
+        self.link.connections().closed(self.key);
+        if !self.ended {
+            sys::shutdown(self.socket.as_fd());
+        }
+        self.link.load_changed();
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+impl AsyncRead for Stream {
+    fn poll_read(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
+            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        }
+    }
+}
+
+impl AsyncWrite for Stream {
+    fn poll_write(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
+            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        }
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        }
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        match &self.socket {
+            Socket::Tcp(stream) => stream.is_write_vectored(),
+            Socket::Unix(stream) => stream.is_write_vectored(),
+        }
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        match &mut self.get_mut().socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
+            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
+        }
+    }
+
+    /// Tells the client the end of what is sent; it may still send.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let result = match &mut this.socket {
+            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
+            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        };
+        // The same system call again at the drop would tell the client nothing new.
+        this.ended |= matches!(result, Poll::Ready(Ok(())));
+        result
+    }
+}
