@@ -5,7 +5,7 @@ use std::os::unix::net::UnixStream;
 
 use thiserror::Error;
 
-use crate::contender::{Contender, StartError, start_counted_bare};
+use crate::contender::{Contender, Routed, StartError, start_counted};
 use crate::counting::{Count, ask};
 use crate::load::{self, ClientError, Load, LoadError};
 
@@ -34,8 +34,13 @@ pub(crate) struct Allocations {
 /// # Errors
 /// [`AllocationError`].
 pub(crate) fn measure(load: &Load, workers: usize) -> Result<Vec<Allocations>, AllocationError> {
-    let (contender, control) = start_counted_bare(workers)?;
-    Ok(vec![one(&contender, control, load)?])
+    [Routed::Bare, Routed::Vestibule]
+        .into_iter()
+        .map(|routed| {
+            let (contender, control) = start_counted(routed, workers)?;
+            one(&contender, control, load)
+        })
+        .collect()
 }
 
 fn one(

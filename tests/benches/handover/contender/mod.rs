@@ -1,10 +1,10 @@
 //! What is measured: each contender starts its server processes, says on which port they answer and which of them are the
 //! router. To add one: a file beside this one, a [`Kind`], a line in [`start`].
 
-mod bare;
 mod direct;
 mod node;
 mod proxy;
+mod routed;
 
 use std::fs;
 use std::io::{self, Read, Write};
@@ -17,7 +17,7 @@ use rustix::net::{self, AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::process::{Pid, getpid};
 use thiserror::Error;
 
-pub(crate) use self::bare::start_counted as start_counted_bare;
+pub(crate) use self::routed::{Routed, start_counted};
 use crate::hello::BODY;
 use crate::processes::{ProcessError, Server};
 
@@ -33,6 +33,8 @@ pub(crate) enum Kind {
     Direct,
     /// The bare hand-over to the same workers: the yardstick
     Bare,
+    /// The router and the worker runtime of this workspace
+    Vestibule,
     /// nginx `stream` in front of direct workers
     Nginx,
     /// HAProxy in TCP mode in front of direct workers
@@ -46,6 +48,7 @@ impl Kind {
         match self {
             Self::Direct => "direct",
             Self::Bare => "bare",
+            Self::Vestibule => "vestibule",
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::NodeCluster => "node-cluster",
@@ -81,7 +84,8 @@ pub(crate) enum Started {
 pub(crate) fn start(kind: Kind, workers: usize) -> Result<Started, StartError> {
     let started = match kind {
         Kind::Direct => Started::Running(direct::start(workers)?),
-        Kind::Bare => Started::Running(bare::start(workers)?),
+        Kind::Bare => Started::Running(routed::start(Routed::Bare, workers)?),
+        Kind::Vestibule => Started::Running(routed::start(Routed::Vestibule, workers)?),
         Kind::Nginx => proxy::start_nginx(workers)?,
         Kind::Haproxy => proxy::start_haproxy(workers)?,
         Kind::NodeCluster => node::start(workers)?,

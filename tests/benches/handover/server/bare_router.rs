@@ -13,8 +13,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, accept_with, socketpair};
 
 use super::port::{BATCH, receive_acknowledgement, send_batch};
-use super::{ServeError, raise_descriptor_limit, standard_output};
-use crate::counting;
+use super::{RouterArguments, ServeError, raise_descriptor_limit};
 use crate::processes::{Server, Stop, own_role};
 
 /// Connections that a worker may have unacknowledged before the router stops to accept. Were each in a packet of its own, they and
@@ -22,15 +21,6 @@ use crate::processes::{Server, Stop, own_role};
 const UNACKNOWLEDGED_MAX: usize = 192;
 /// The epoll token of the listener; a worker's is its index.
 const LISTENER: u64 = u64::MAX;
-
-#[derive(clap::Args, Debug)]
-pub(super) struct Arguments {
-    #[arg(long)]
-    workers: usize,
-    /// Count allocations; standard output is the socket over which to tell
-    #[arg(long)]
-    counted: bool,
-}
 
 /// A worker as its router sees it.
 struct Link {
@@ -42,12 +32,10 @@ struct Link {
     _process: Server,
 }
 
-pub(super) fn run(listener: &OwnedFd, arguments: &Arguments) -> Result<(), ServeError> {
+pub(super) fn run(listener: &OwnedFd, arguments: &RouterArguments) -> Result<(), ServeError> {
     raise_descriptor_limit();
     let mut router = Router::start(listener, arguments)?;
-    if arguments.counted {
-        counting::answer_on(standard_output()?.into()).map_err(ServeError::Counting)?;
-    }
+    arguments.count_if_asked()?;
     loop {
         router.turn()?;
     }
@@ -65,7 +53,7 @@ struct Router<'a> {
 }
 
 impl<'a> Router<'a> {
-    fn start(listener: &'a OwnedFd, arguments: &Arguments) -> Result<Self, ServeError> {
+    fn start(listener: &'a OwnedFd, arguments: &RouterArguments) -> Result<Self, ServeError> {
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(ServeError::Epoll)?;
         let mut links = Vec::with_capacity(arguments.workers);
         for index in 0..arguments.workers {

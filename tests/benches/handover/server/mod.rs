@@ -7,6 +7,7 @@ mod bare_router;
 mod bare_worker;
 mod direct;
 mod port;
+mod vestibule;
 
 use std::ffi::OsString;
 use std::io;
@@ -17,6 +18,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use thiserror::Error;
 use tokio::runtime::{Builder, Runtime};
 
+use crate::counting;
 use crate::processes::{ProcessError, Stop, execute, tie_to};
 
 #[derive(clap::Args, Debug)]
@@ -33,11 +35,33 @@ enum Role {
     /// Accepts and serves
     DirectWorker,
     /// Accepts and hands over
-    BareRouter(bare_router::Arguments),
+    BareRouter(RouterArguments),
     /// Receives and serves
     BareWorker,
+    /// Accepts and hands over
+    VestibuleRouter(RouterArguments),
+    /// Receives and serves
+    VestibuleWorker,
     /// Becomes another program
     Execute { program: OsString, arguments: Vec<OsString> },
+}
+
+#[derive(clap::Args, Debug)]
+struct RouterArguments {
+    #[arg(long)]
+    workers: usize,
+    /// Count allocations; standard output is the socket over which to tell
+    #[arg(long)]
+    counted: bool,
+}
+
+impl RouterArguments {
+    fn count_if_asked(&self) -> Result<(), ServeError> {
+        if self.counted {
+            counting::answer_on(standard_output()?.into()).map_err(ServeError::Counting)?;
+        }
+        Ok(())
+    }
 }
 
 /// Why a server process ended; printed at its end.
@@ -59,6 +83,14 @@ pub(crate) enum ServeError {
     Packet,
     #[error("the other end of the port is gone")]
     PortClosed,
+    #[error("vestibule's workers")]
+    Pool(#[from] vestibule_router::SpawnError),
+    #[error("a worker of vestibule's is not what it was: {0:?}")]
+    Event(Box<vestibule_router::WorkerEvent>),
+    #[error("vestibule's worker was not started as one")]
+    Scope(#[from] vestibule_worker::ScopeError),
+    #[error("vestibule's worker")]
+    Worker(#[from] vestibule_worker::ServeError),
     #[error("cannot count allocations")]
     Counting(#[source] io::Error),
 }
@@ -73,6 +105,8 @@ pub(crate) fn run(serve: Serve) -> Result<(), ServeError> {
         Role::DirectWorker => direct::run(standard_input()?),
         Role::BareRouter(arguments) => bare_router::run(&standard_input()?, &arguments),
         Role::BareWorker => bare_worker::run(standard_input()?),
+        Role::VestibuleRouter(arguments) => vestibule::route(standard_input()?, &arguments),
+        Role::VestibuleWorker => vestibule::work(),
         Role::Execute { program, arguments } => Err(execute(&program, &arguments).into()),
     }
 }
@@ -81,7 +115,11 @@ impl Role {
     fn stop(&self) -> Stop {
         match self {
             Self::Execute { .. } => Stop::Terminate,
-            Self::DirectWorker | Self::BareRouter(_) | Self::BareWorker => Stop::Kill,
+            Self::DirectWorker
+            | Self::BareRouter(_)
+            | Self::BareWorker
+            | Self::VestibuleRouter(_)
+            | Self::VestibuleWorker => Stop::Kill,
         }
     }
 }
