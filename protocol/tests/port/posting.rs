@@ -199,16 +199,18 @@ async fn point_09_a_long_transfer_list_makes_a_message_large_not_too_long() {
         peer_context: Some("c".repeat(4096).into()),
         accepted: 1,
     };
-    let transfer: Vec<Transferable> = (0..MAX_DESCRIPTORS - 1)
-        .map(|_| PassedConnection { descriptor: Canary::new().1, info: info.clone() }.into())
-        .collect();
-    port.post(Data::bytes(vec![7; MAX_MESSAGE]), transfer).unwrap();
-    let (data, transfer) = message(&other).await;
-    assert_eq!(data.len(), MAX_MESSAGE);
-    assert_eq!(transfer.len(), MAX_DESCRIPTORS - 1);
-    for item in transfer {
-        let Transferable::Connection(connection) = item else { panic!("no connection: {item:?}") };
-        assert_eq!(connection.info, info);
+    for length in [10, 20_000, MAX_MESSAGE] {
+        let transfer: Vec<Transferable> = (0..MAX_DESCRIPTORS - 1)
+            .map(|_| PassedConnection { descriptor: Canary::new().1, info: info.clone() }.into())
+            .collect();
+        port.post(Data::bytes(vec![7; length]), transfer).unwrap();
+        let (data, transfer) = message(&other).await;
+        assert_eq!(data.len(), length);
+        assert_eq!(transfer.len(), MAX_DESCRIPTORS - 1);
+        for item in transfer {
+            let Transferable::Connection(connection) = item else { panic!("{item:?}") };
+            assert_eq!(connection.info, info);
+        }
     }
 }
 
