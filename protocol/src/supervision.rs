@@ -4,7 +4,97 @@
 //! and generation, never by a process id that the router says: the supervisor signals only what it
 //! itself started under that name.
 
+use std::time::Duration;
+
 use serde::{Deserialize, Serialize};
+
+/// How a pool spreads its connections.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Balance {
+    /// To the worker with the fewest open and offered connections; among equals, to the one that
+    /// waited longest.
+    #[default]
+    LeastConnections,
+    /// To each in turn.
+    RoundRobin,
+    /// Always the same worker for one address (IPv6: for one /64), by rendezvous hashing.
+    HashPeerIp,
+}
+
+/// How the router treats a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolSettings {
+    /// How connections are spread.
+    pub balance: Balance,
+    /// Offers that a worker may leave unacknowledged.
+    pub window: usize,
+    /// Workers tried for one connection.
+    pub max_attempts: u32,
+    /// Connections that wait for a free worker.
+    pub queue_max: usize,
+    /// How long they wait.
+    pub queue_timeout: Duration,
+    /// Oldest offer without an answer: then the worker is killed.
+    pub stuck_timeout: Duration,
+    /// How long a worker may finish what it has.
+    pub drain_timeout: Duration,
+    /// Open connections of one worker.
+    pub max_connections: u32,
+}
+
+/// What a router needs to know before it drops its privileges and accepts.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Setup {
+    /// Which router this is, from 1.
+    pub epoch: u16,
+    /// The supervisor's process: if it is not the router's parent, the router ends.
+    pub parent: u32,
+    /// User and group to become; `None` where the router stays who it is.
+    pub identity: Option<(u32, u32)>,
+    /// The pools.
+    pub pools: Vec<PoolSetup>,
+    /// Names of the listeners; their sockets follow one by one.
+    pub listeners: Vec<String>,
+    /// Which connection goes where, first match first.
+    pub rules: Vec<RuleSetup>,
+}
+
+/// One pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PoolSetup {
+    /// Its name.
+    pub name: String,
+    /// How it is treated.
+    pub settings: PoolSettings,
+    /// Names of its workers.
+    pub workers: Vec<String>,
+}
+
+/// One rule of the route table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuleSetup {
+    /// Its name.
+    pub name: String,
+    /// Only connections of this listener.
+    pub listener: Option<u32>,
+    /// Only peers in one of these networks, as text (`10.0.0.0/8`); empty: any.
+    pub peer: Vec<String>,
+    /// What happens.
+    pub target: TargetSetup,
+}
+
+/// What a rule does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum TargetSetup {
+    /// A pool, by its place.
+    Pool(u32),
+    /// An HTTP status.
+    Status(u16),
+    /// A TCP reset.
+    Reset,
+    /// A close without a word.
+    Close,
+}
 
 /// One process in one slot of one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -38,6 +128,51 @@ impl std::fmt::Display for Exit {
 /// What the supervisor tells the router.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToRouter {
+    /// The first message.
+    Setup(Setup),
+    /// A listening socket, the packet's descriptor.
+    Listener {
+        /// Its place in [`Setup::listeners`].
+        listener: u32,
+    },
+    /// Everything that there is has been said: accept.
+    Begin,
+    /// Accept what is there, then nothing more; let every worker finish.
+    Stop,
+    /// Say [`FromRouter::Pong`].
+    Ping {
+        /// To be said again.
+        number: u64,
+    },
+    /// Nothing new to this worker.
+    Drain {
+        /// Which.
+        worker: WorkerId,
+        /// It stays, and gets nothing, until `Undrain`; else it ends and is replaced.
+        hold: bool,
+    },
+    /// A held worker takes connections again.
+    Undrain {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// A pool has one more slot.
+    AddSlot {
+        /// Which pool.
+        pool: u32,
+        /// Name of the new worker.
+        name: String,
+    },
+    /// A slot goes: its worker finishes, and nobody takes its place.
+    RetireSlot {
+        /// Which.
+        worker: WorkerId,
+    },
+    /// Say [`FromRouter::Loads`].
+    AskLoads {
+        /// To be said again.
+        number: u64,
+    },
     /// A worker runs; its port is the packet's descriptor.
     Started {
         /// Which.
@@ -77,6 +212,24 @@ pub enum ToRouter {
 /// What the router tells the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromRouter {
+    /// It accepts connections.
+    Accepting,
+    /// It is alive.
+    Pong {
+        /// As in the ping.
+        number: u64,
+    },
+    /// Nothing is accepted any more, and every worker was told to finish.
+    Stopped,
+    /// What workers hold and what waits.
+    Loads {
+        /// As in the question.
+        number: u64,
+        /// Connections that each worker holds, by its last report, and those on their way.
+        workers: Vec<(WorkerId, u32)>,
+        /// Connections that wait in each pool's queue.
+        queued: Vec<u32>,
+    },
     /// The worker said `Hello`.
     Ready {
         /// Which.

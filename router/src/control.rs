@@ -1,33 +1,38 @@
 //! The channel between supervisor and router: typed messages over a real port, one direction each
 //! way.
+//!
+//! Sending is a task of its own, fed by a queue: two sides that both wait for room would wait for
+//! ever. The queues hold a few messages a process, so they need no other bound.
 
 use std::io::IoSlice;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use tokio::sync::mpsc;
 use vestibule_protocol::codec::{Codec, Data, DecodeError, EncodeError};
 use vestibule_protocol::header::Header;
+use vestibule_protocol::limits::INLINE_MESSAGE;
 use vestibule_protocol::message::kind;
 use vestibule_protocol::port::SocketError;
 use vestibule_protocol::socket::{
     PacketBuffer, PacketSocket, Readiness, ReceiveError, SendError, Sent,
 };
-use vestibule_protocol::supervision::{FromRouter, ToRouter};
 use vestibule_protocol::sys;
 
-/// The supervisor's end: says [`ToRouter`], hears [`FromRouter`].
-pub(crate) type SupervisorEnd = ControlPort<ToRouter, FromRouter>;
-/// The router's end.
-pub(crate) type RouterEnd = ControlPort<FromRouter, ToRouter>;
-
 /// How long a message that cannot be sent for want of buffers waits before it is tried again.
-const RETRY: std::time::Duration = std::time::Duration::from_millis(2);
+const RETRY: Duration = Duration::from_millis(2);
 
+/// A message, with the descriptor that it carries.
+pub(crate) type Parcel<T> = (T, Option<OwnedFd>);
+
+/// One end of the channel.
 #[derive(Debug)]
 pub(crate) struct ControlPort<Out, In> {
-    socket: PacketSocket,
+    socket: Arc<PacketSocket>,
     buffer: PacketBuffer,
     types: PhantomData<fn(Out) -> In>,
 }
@@ -45,61 +50,35 @@ pub(crate) enum ControlError {
     Receive(#[from] ReceiveError),
     #[error("packet of kind {0:#04x} does not belong here")]
     Kind(u8),
+    #[error("the descriptor of a message did not arrive")]
+    MissingDescriptor,
 }
 
-/// Both ends.
-pub(crate) fn channel() -> Result<(SupervisorEnd, RouterEnd), SocketError> {
-    let (one, two) = sys::seqpacket_pair().map_err(|error| SocketError::System(error.into()))?;
-    Ok((ControlPort::new(one)?, ControlPort::new(two)?))
-}
-
-impl<Out: Serialize, In: DeserializeOwned> ControlPort<Out, In> {
-    fn new(descriptor: OwnedFd) -> Result<Self, SocketError> {
-        let socket = PacketSocket::new(descriptor)?;
+impl<Out: Serialize + Send + Sync + 'static, In: DeserializeOwned> ControlPort<Out, In> {
+    /// Takes one end of a pair.
+    ///
+    /// # Errors
+    /// It is no seqpacket socket, or there is no runtime.
+    pub(crate) fn new(descriptor: OwnedFd) -> Result<Self, SocketError> {
+        let socket = Arc::new(PacketSocket::new(descriptor)?);
         Ok(Self { socket, buffer: PacketBuffer::default(), types: PhantomData })
     }
 
-    /// Sends one message, with at most one descriptor.
-    ///
-    /// # Errors
-    /// The other side is gone.
-    ///
-    /// # Cancel safety
-    /// The message is sent whole or not at all; cancelled, it is not.
-    pub(crate) async fn send(
-        &self,
-        message: &Out,
-        descriptor: Option<BorrowedFd<'_>>,
-    ) -> Result<(), ControlError> {
-        let body = Data::encode(Codec::Bincode, message)?;
-        let header = Header {
-            codec: Codec::Bincode,
-            descriptors: descriptor.is_some().into(),
-            ..Header::new(kind::SUPERVISION, 0)
-        };
-        let head = header.encode();
-        let parts = [IoSlice::new(&head), IoSlice::new(body.as_bytes())];
-        loop {
-            let mut ready = self.socket.writable().await?;
-            match self.socket.try_send(&parts, descriptor.as_slice())? {
-                Sent::Whole => return Ok(()),
-                Sent::Blocked => ready.clear_ready(),
-                Sent::Later => {
-                    drop(ready);
-                    tokio::time::sleep(RETRY).await;
-                }
-            }
-        }
+    /// Starts the task that sends. It ends when every sender is dropped or the other side is gone.
+    pub(crate) fn sender(&self) -> mpsc::UnboundedSender<Parcel<Out>> {
+        let (sender, queue) = mpsc::unbounded_channel();
+        tokio::spawn(send_all(Arc::clone(&self.socket), queue));
+        sender
     }
 
-    /// The next message, with its descriptor; `None` at the end.
+    /// The next message; `None` at the end.
     ///
     /// # Errors
     /// What arrived is no message of the other side.
     ///
     /// # Cancel safety
     /// Safe.
-    pub(crate) async fn recv(&mut self) -> Result<Option<(In, Option<OwnedFd>)>, ControlError> {
+    pub(crate) async fn recv(&mut self) -> Result<Option<Parcel<In>>, ControlError> {
         let packet = match self.socket.receive(&mut self.buffer).await {
             Ok(packet) => packet,
             Err(ReceiveError::Closed) => return Ok(None),
@@ -108,13 +87,58 @@ impl<Out: Serialize, In: DeserializeOwned> ControlPort<Out, In> {
         if packet.header.kind != kind::SUPERVISION {
             return Err(ControlError::Kind(packet.header.kind));
         }
+        if packet.missing > 0 {
+            return Err(ControlError::MissingDescriptor);
+        }
         let message = vestibule_protocol::codec::decode(packet.header.codec, packet.body)?;
         Ok(Some((message, packet.descriptors.pop())))
     }
 }
 
-impl<Out, In> AsFd for ControlPort<Out, In> {
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+async fn send_all<Out: Serialize>(
+    socket: Arc<PacketSocket>,
+    mut queue: mpsc::UnboundedReceiver<Parcel<Out>>,
+) {
+    while let Some((message, descriptor)) = queue.recv().await {
+        if let Err(error) = send(&socket, &message, descriptor.as_ref()).await {
+            tracing::debug!(%error, "the other side of the control channel is gone");
+            return;
+        }
+    }
+}
+
+async fn send<Out: Serialize>(
+    socket: &PacketSocket,
+    message: &Out,
+    descriptor: Option<&OwnedFd>,
+) -> Result<(), ControlError> {
+    let body = Data::encode(Codec::Bincode, message)?;
+    let large = body.len() > INLINE_MESSAGE;
+    let memory = if large {
+        Some(sys::sealed_memory(body.as_bytes()).map_err(SendError::System)?)
+    } else {
+        None
+    };
+    let descriptors: Vec<_> = memory.iter().chain(descriptor).map(AsFd::as_fd).collect();
+    let header = Header {
+        codec: Codec::Bincode,
+        large,
+        // One or two.
+        descriptors: descriptors.len() as u8,
+        ..Header::new(kind::SUPERVISION, 0)
+    };
+    let head = header.encode();
+    let body = if large { &[] } else { body.as_bytes() };
+    let parts = [IoSlice::new(&head), IoSlice::new(body)];
+    loop {
+        let mut ready = socket.writable().await?;
+        match socket.try_send(&parts, &descriptors)? {
+            Sent::Whole => return Ok(()),
+            Sent::Blocked => ready.clear_ready(),
+            Sent::Later => {
+                drop(ready);
+                tokio::time::sleep(RETRY).await;
+            }
+        }
     }
 }

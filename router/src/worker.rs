@@ -4,13 +4,14 @@ use std::ops::Index;
 use std::sync::Arc;
 
 use serde::Serialize;
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use vestibule_protocol::codec::{Data, EncodeError};
 use vestibule_protocol::limits::{MAX_DESCRIPTORS, MAX_MESSAGE};
 use vestibule_protocol::port::SocketError;
+use vestibule_protocol::sys::seqpacket_pair;
 
 use crate::connection::Connection;
-use crate::control;
+use crate::control::ControlPort;
 use crate::event::{WorkerError, WorkerEvent};
 use crate::handoff::{Cargo, Entry};
 use crate::link::packet_descriptors;
@@ -18,7 +19,7 @@ use crate::options::WorkerOptions;
 use crate::pool::core::{Counters, Refused};
 use crate::pool::slot::State;
 use crate::pool::{Shared, drive};
-use crate::supervisor::Supervisor;
+use crate::supervisor;
 use crate::transfer::Transfer;
 
 /// One worker: a process with a port. Several handles may name it; when the last one of a pool is
@@ -41,12 +42,13 @@ pub struct WorkerPool {
 #[derive(Debug)]
 struct Handle {
     shared: Arc<Shared>,
+    closing: Arc<Notify>,
     options: WorkerOptions,
 }
 
 impl Drop for Handle {
     fn drop(&mut self) {
-        self.shared.closing.notify_one();
+        self.closing.notify_one();
     }
 }
 
@@ -282,14 +284,16 @@ impl WorkerPool {
         if count == 0 {
             return Err(SpawnError::Empty);
         }
-        let (supervisor_end, router_end) = control::channel()?;
+        let (one, two) = seqpacket_pair().map_err(|error| SocketError::System(error.into()))?;
+        let (supervisor_end, router_end) = (ControlPort::new(one)?, ControlPort::new(two)?);
         let names: Vec<Arc<str>> =
             (1..=count).map(|n| format!("{}-{n}", options.pool).into()).collect();
         let (tell, told) = mpsc::unbounded_channel();
-        let shared = Arc::new(Shared::new(options.settings(), names.clone(), tell));
-        tokio::spawn(Supervisor::new(supervisor_end, options.clone(), names.clone()).run());
-        tokio::spawn(drive::run(Arc::clone(&shared), router_end, told));
-        let handle = Arc::new(Handle { shared, options: options.clone() });
+        let shared = Arc::new(Shared::new(0, options.settings(), names.clone(), tell));
+        let closing = Arc::new(Notify::new());
+        tokio::spawn(supervisor::run(supervisor_end, Arc::new(options.clone()), names.clone()));
+        tokio::spawn(drive::run(Arc::clone(&shared), router_end, told, Arc::clone(&closing)));
+        let handle = Arc::new(Handle { shared, closing, options: options.clone() });
         let workers = (0u32..)
             .zip(names)
             .map(|(slot, name)| Worker { handle: Arc::clone(&handle), slot, name })

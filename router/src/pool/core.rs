@@ -13,9 +13,9 @@ use vestibule_protocol::message::{FromWorker, Refusal, RefusalReason};
 use vestibule_protocol::socket::{SendError, Sent};
 use vestibule_protocol::supervision::{Exit, FromRouter, WorkerId};
 
-use super::Settings;
-use super::pick::{self, Balance, Picker};
+use super::pick::{self, Picker};
 use super::slot::{Control, Obstruction, Slot, State};
+use super::{Balance, Settings};
 use crate::event::{Undelivered, UndeliveredReason, WorkerError, WorkerEvent};
 use crate::handoff::{Cargo, Entry, Fault};
 use crate::inspect::Touched;
@@ -79,13 +79,14 @@ pub(crate) struct Core {
 
 impl Core {
     pub(crate) fn new(
+        pool: u32,
         settings: Settings,
         names: Vec<Arc<str>>,
         supervisor: mpsc::UnboundedSender<FromRouter>,
     ) -> Self {
         let picker = Picker::new(settings.balance, names.len());
         let queue = Queue::new(settings.queue_max, settings.queue_timeout);
-        let slots = (0u32..).zip(names).map(|(index, name)| Slot::new(name, index)).collect();
+        let slots = (0u32..).zip(names).map(|(slot, name)| Slot::new(name, pool, slot)).collect();
         Self {
             settings,
             slots,
@@ -125,9 +126,11 @@ impl Core {
         std::mem::take(&mut self.signals)
     }
 
-    /// Slots with something to send.
-    pub(crate) fn dirty(&self) -> &[u32] {
-        &self.dirty
+    /// Wakes the tasks of slots that have something to send.
+    pub(crate) fn wake_dirty(&self) {
+        for place in self.dirty.iter().filter_map(|slot| self.slot(*slot)) {
+            place.wake.notify_one();
+        }
     }
 
     pub(crate) fn is_over(&self) -> bool {

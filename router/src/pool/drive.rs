@@ -1,20 +1,21 @@
 //! The tasks of a pool: one that hears the supervisor, one a worker's port, one for the queue's
 //! deadlines. They wait; [`Core`](super::Core) decides.
 
+use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
+use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
 use vestibule_protocol::message::FromWorker;
 use vestibule_protocol::socket::{PacketBuffer, PacketSocket, Readiness, ReceiveError};
 use vestibule_protocol::supervision::{FromRouter, ToRouter, WorkerId};
 
-use super::Shared;
-use super::slot::Obstruction;
-use crate::control::RouterEnd;
+use super::slot::{Obstruction, Slot};
+use super::{Core, Shared};
+use crate::control::ControlPort;
 use crate::link::Link;
 
 /// Packets read from one worker before others get their turn.
@@ -27,22 +28,90 @@ const RETRY: Duration = Duration::from_millis(2);
 /// that the kernel needs to close descriptors. Then somebody else holds it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
-/// The first epoch; a router that replaces another takes the next.
-const EPOCH: u16 = 1;
+/// The ports of all pools' workers, and the tasks that read them.
+#[derive(Debug)]
+pub(crate) struct Ports {
+    pools: Vec<Arc<Shared>>,
+    tasks: JoinSet<()>,
+    /// Which router speaks.
+    epoch: u16,
+}
 
-/// The router's half of a pool: until every worker is gone for good and every handle dropped, or the
-/// supervisor ends.
+impl Ports {
+    /// The ports of these pools; none is known yet.
+    pub(crate) fn new(pools: Vec<Arc<Shared>>, epoch: u16) -> Self {
+        let mut tasks = JoinSet::new();
+        for pool in &pools {
+            tasks.spawn(keep_deadlines(Arc::clone(pool)));
+        }
+        Self { pools, tasks, epoch }
+    }
+
+    /// Whether every slot is empty for good.
+    pub(crate) fn is_over(&self) -> bool {
+        self.pools.iter().all(|pool| pool.core().is_over())
+    }
+
+    /// Takes what the supervisor says of a worker.
+    pub(crate) fn take(&mut self, message: ToRouter, port: Option<OwnedFd>) {
+        match message {
+            ToRouter::Started { worker, pid } => self.started(worker, pid, port),
+            ToRouter::NotStarted { worker, reason, again } => self.step(worker, |core| {
+                core.not_started(worker, reason, again);
+            }),
+            ToRouter::Gone { worker, exit, reason, again } => {
+                self.step(worker, |core| core.gone(worker, exit, reason, again));
+                let Some(shared) = self.pools.get(worker.pool as usize) else { return };
+                let unburied = |slot: &Slot| slot.id == worker && slot.gone.is_some();
+                if shared.core().slot(worker.slot).is_some_and(unburied) {
+                    self.tasks.spawn(give_up_later(Arc::clone(shared), worker));
+                }
+            }
+            ToRouter::KillFailed { worker, reason } => tracing::error!(
+                worker = ?worker,
+                reason,
+                "a worker cannot be killed; what it was offered stays with it"
+            ),
+            other => tracing::error!(message = ?other, "a message that concerns no worker"),
+        }
+    }
+
+    fn started(&mut self, worker: WorkerId, pid: u32, port: Option<OwnedFd>) {
+        let Some(shared) = self.pools.get(worker.pool as usize) else { return };
+        let Some(Ok(socket)) = port.map(PacketSocket::new) else {
+            tracing::error!(?worker, "a worker was started without a port");
+            return;
+        };
+        let link = Arc::new(Link::new(socket, self.epoch));
+        self.tasks.spawn(drive(Arc::clone(shared), worker, Arc::clone(&link)));
+        self.step(worker, |core| core.started(worker, pid, link));
+    }
+
+    fn step(&self, worker: WorkerId, step: impl FnOnce(&mut Core)) {
+        if let Some(shared) = self.pools.get(worker.pool as usize) {
+            shared.step(|core| {
+                step(core);
+                core.flush();
+            });
+        }
+    }
+}
+
+/// The router's half of a library's pool: until every worker is gone for good and every handle
+/// dropped, or the supervisor ends.
 pub(crate) async fn run(
     shared: Arc<Shared>,
-    mut control: RouterEnd,
+    mut control: ControlPort<FromRouter, ToRouter>,
     mut outgoing: mpsc::UnboundedReceiver<FromRouter>,
+    closing: Arc<Notify>,
 ) {
-    let mut ports = JoinSet::new();
-    ports.spawn(keep_deadlines(Arc::clone(&shared)));
+    // One router for the life of the pool.
+    let mut ports = Ports::new(vec![Arc::clone(&shared)], 1);
+    let sender = control.sender();
     loop {
         tokio::select! {
             message = control.recv() => match message {
-                Ok(Some((message, port))) => take(&shared, &mut ports, message, port),
+                Ok(Some((message, port))) => ports.take(message, port),
                 Ok(None) => break,
                 Err(error) => {
                     tracing::error!(%error, "the supervisor cannot be understood");
@@ -50,65 +119,19 @@ pub(crate) async fn run(
                 }
             },
             Some(message) = outgoing.recv() => {
-                if let Err(error) = control.send(&message, None).await {
-                    tracing::debug!(%error, "the supervisor is gone");
-                }
+                // Without a supervisor the next message is its end.
+                let _ = sender.send((message, None));
             }
-            () = shared.closing.notified() => shared.step(|core| {
+            () = closing.notified() => shared.step(|core| {
                 core.close();
                 core.flush();
             }),
         }
-        if shared.core().is_over() {
+        if ports.is_over() {
             break;
         }
     }
     shared.changed.notify_waiters();
-}
-
-fn take(
-    shared: &Arc<Shared>,
-    ports: &mut JoinSet<()>,
-    message: ToRouter,
-    port: Option<std::os::fd::OwnedFd>,
-) {
-    match message {
-        ToRouter::Started { worker, pid } => {
-            let socket = port.map(PacketSocket::new);
-            let Some(Ok(socket)) = socket else {
-                tracing::error!(?worker, "a worker was started without a port");
-                return;
-            };
-            let link = Arc::new(Link::new(socket, EPOCH));
-            ports.spawn(drive(Arc::clone(shared), worker, Arc::clone(&link)));
-            shared.step(|core| {
-                core.started(worker, pid, link);
-                core.flush();
-            });
-        }
-        ToRouter::NotStarted { worker, reason, again } => shared.step(|core| {
-            core.not_started(worker, reason, again);
-            core.flush();
-        }),
-        ToRouter::Gone { worker, exit, reason, again } => {
-            let open = shared.step(|core| {
-                core.gone(worker, exit, reason, again);
-                core.flush();
-                core.slot(worker.slot).is_some_and(|slot| slot.id == worker && slot.gone.is_some())
-            });
-            if open {
-                ports.spawn(give_up_later(Arc::clone(shared), worker));
-            }
-        }
-        ToRouter::KillFailed { worker, reason } => {
-            let name = shared.core().slot(worker.slot).map(|slot| Arc::clone(&slot.name));
-            tracing::error!(
-                worker = name.as_deref(),
-                reason,
-                "a worker cannot be killed; what it was offered stays with it"
-            );
-        }
-    }
 }
 
 async fn give_up_later(shared: Arc<Shared>, worker: WorkerId) {
@@ -132,7 +155,9 @@ async fn keep_deadlines(shared: Arc<Shared>) {
 
 /// Reads one worker's port to its end, and writes to it when others could not.
 async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
-    let Some(wake) = shared.wake(worker.slot) else { return };
+    let Some(wake) = shared.core().slot(worker.slot).map(|slot| Arc::clone(&slot.wake)) else {
+        return;
+    };
     let mut buffer = PacketBuffer::default();
     let mut stuck = pin!(sleep_until(Instant::now().into()));
     let mut watching = false;

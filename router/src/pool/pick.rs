@@ -7,19 +7,7 @@ use std::hash::Hasher;
 use std::net::IpAddr;
 
 use siphasher::sip::SipHasher24;
-
-/// How a pool spreads its connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Balance {
-    /// To the worker with the fewest open and offered connections; among equals, to the one that
-    /// waited longest.
-    #[default]
-    LeastConnections,
-    /// To each in turn.
-    RoundRobin,
-    /// Always the same worker for one address (IPv6: for one /64), by rendezvous hashing.
-    HashPeerIp,
-}
+use vestibule_protocol::supervision::Balance;
 
 /// What orders candidates: a sluggish worker comes after all others, then the load, then the turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

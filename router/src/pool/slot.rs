@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use tokio::sync::Notify;
 use vestibule_protocol::handshake::Acks;
 use vestibule_protocol::limits::MAX_DESCRIPTORS;
 use vestibule_protocol::message::Refusal;
@@ -50,6 +51,8 @@ pub(crate) enum Obstruction {
 #[derive(Debug)]
 pub(crate) struct Slot {
     pub(crate) name: Arc<str>,
+    /// Its task has something to send.
+    pub(crate) wake: Arc<Notify>,
     pub(crate) id: WorkerId,
     pub(crate) pid: Option<u32>,
     pub(crate) state: State,
@@ -81,10 +84,11 @@ pub(crate) struct Slot {
 }
 
 impl Slot {
-    pub(crate) fn new(name: Arc<str>, index: u32) -> Self {
+    pub(crate) fn new(name: Arc<str>, pool: u32, slot: u32) -> Self {
         Self {
             name,
-            id: WorkerId { pool: 0, slot: index, generation: 0 },
+            wake: Arc::new(Notify::new()),
+            id: WorkerId { pool, slot, generation: 0 },
             pid: None,
             state: State::Starting,
             link: None,

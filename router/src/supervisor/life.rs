@@ -13,8 +13,8 @@ use tokio::time::Sleep;
 use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
 use vestibule_protocol::sys::seqpacket_pair;
 
-use super::Report;
 use super::backoff::Backoff;
+use super::process_table::Report;
 use super::program::{self, StartError};
 use crate::options::WorkerOptions;
 use crate::sys::process::{self, Started};
@@ -41,15 +41,20 @@ pub(crate) enum Order {
 }
 
 impl Order {
-    pub(crate) fn from_router(message: FromRouter) -> (WorkerId, Self) {
-        match message {
+    /// What the router says of a worker; `None` if it speaks of something else.
+    pub(crate) fn from_router(message: FromRouter) -> Option<(WorkerId, Self)> {
+        Some(match message {
             FromRouter::Ready { worker } => (worker, Self::Ready),
             FromRouter::Draining { worker } => (worker, Self::Draining),
             FromRouter::Finishing { worker } => (worker, Self::Finishing),
             FromRouter::Ending { worker } => (worker, Self::End),
             FromRouter::Ended { worker } => (worker, Self::PortEnded),
             FromRouter::Kill { worker, reason } => (worker, Self::Kill(reason)),
-        }
+            FromRouter::Accepting
+            | FromRouter::Pong { .. }
+            | FromRouter::Stopped
+            | FromRouter::Loads { .. } => return None,
+        })
     }
 }
 
@@ -66,14 +71,14 @@ struct Ended {
 
 /// Runs a slot until its process is not to be replaced. If the orders end, so does the process.
 pub(crate) async fn run(
-    slot: u32,
+    first: WorkerId,
     name: Arc<str>,
     options: Arc<WorkerOptions>,
     mut orders: Orders,
     reports: mpsc::UnboundedSender<Report>,
 ) {
     let mut backoff = options.restart.map(Backoff::new);
-    let mut worker = WorkerId { pool: 0, slot, generation: 0 };
+    let mut worker = first;
     loop {
         let again = backoff.is_some();
         let lived = match start(&name, &options, worker) {
