@@ -198,6 +198,36 @@ impl Core {
         self.leave(slot);
     }
 
+    /// Keeps a worker out of the choice, or takes it back in. It serves what it has.
+    pub(crate) fn hold(&mut self, slot: u32, held: bool) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        place.held = held;
+        if held {
+            let waiting = self.take_waiting(slot);
+            self.picker.remove(slot);
+            self.redistribute(waiting);
+        } else {
+            self.touch(slot);
+            self.pump();
+        }
+        self.signals.changed = true;
+    }
+
+    /// One more slot, whose first process will be named by the supervisor.
+    pub(crate) fn add_slot(&mut self, name: Arc<str>) {
+        let pool = self.slots.first().map_or(0, |place| place.id.pool);
+        let slot = Slot::new(name, pool, self.slots.len() as u32);
+        self.slots.push(slot);
+        self.picker.grow(self.slots.len());
+    }
+
+    /// Every worker finishes what it has; what waits for a free one is given up.
+    pub(crate) fn finish_all(&mut self) {
+        for slot in 0..self.slots.len() {
+            self.drain(slot as u32, true);
+        }
+    }
+
     /// Ends a worker's process group now; nobody takes its place.
     pub(crate) fn kill(&mut self, slot: u32) {
         let Some(place) = self.slots.get_mut(slot as usize) else { return };
@@ -327,8 +357,7 @@ impl Core {
                     settled += 1;
                 }
                 self.counters.delivered += settled as u64;
-                self.refresh(slot);
-                self.pump();
+                self.settled(slot);
             }
             FromWorker::Refuse(refusals) => {
                 if !current {
@@ -340,8 +369,7 @@ impl Core {
                 for refusal in refusals {
                     self.refused(slot, refusal)?;
                 }
-                self.refresh(slot);
-                self.pump();
+                self.settled(slot);
             }
             FromWorker::Message(bytes) => {
                 let data = Data::from_parts(header.codec, bytes.to_vec());
@@ -687,6 +715,7 @@ impl Core {
 
     fn can_take(&self, place: &Slot) -> bool {
         place.state == State::Ready
+            && !place.held
             && !place.choked
             && place.handoff.in_flight() + place.handoff.waiting() < self.settings.window
             && place.handoff.load() < place.limits.connections.min(self.settings.max_connections)
@@ -704,6 +733,15 @@ impl Core {
         } else {
             self.picker.remove(slot);
         }
+    }
+
+    /// Offers were settled: what waits behind the window may go, and who waits for a worker.
+    fn settled(&mut self, slot: u32) {
+        self.refresh(slot);
+        if self.slot(slot).is_some_and(|place| place.handoff.waiting() > 0) {
+            self.mark(slot);
+        }
+        self.pump();
     }
 
     /// The slot has something to send, and its load changed.
