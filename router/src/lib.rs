@@ -11,6 +11,7 @@
 //! - [`listener`]: accepts up to 64 connections a turn and reads none of them;
 //! - [`inspect`]: a [`PausedConnection`](inspect::PausedConnection) has no read method;
 //! - [`connection`]: a paused connection with what is known about it; [`reject`] says no to it;
+//! - [`route`]: which pool it goes to; `config`, behind a feature, reads it from a file;
 //! - `pool`: who can take it (`pool/pick`), who gets it, where it goes if that one does not
 //!   (`pool/core`), and the tasks around it (`pool/drive`); `queue`: who waits;
 //! - `handoff`: what was offered to one worker and is not settled; `link`: how that is written;
@@ -21,6 +22,8 @@
 //! `vestibule-worker`.
 
 mod accept;
+#[cfg(feature = "config")]
+pub mod config;
 pub mod connection;
 mod control;
 pub mod event;
@@ -32,6 +35,7 @@ pub mod options;
 mod pool;
 mod queue;
 pub mod reject;
+pub mod route;
 mod supervisor;
 mod sys;
 pub mod transfer;

@@ -1,0 +1,255 @@
+//! What a configuration is once it is read: whole, valid, and in units that cannot be mistaken.
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::num::NonZeroU32;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::Signal;
+
+use super::source::{Place, Sourced};
+use crate::pool::Balance;
+use crate::route::{Table, Target};
+
+/// A whole and valid configuration.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// The main file, as it was named.
+    pub path: PathBuf,
+    /// The filter of the log: `--log`, `VESTIBULE_LOG` or `info`. No key of the file.
+    pub log: Sourced<String>,
+    /// `[router]`.
+    pub router: Router,
+    /// `[admin]`.
+    pub admin: Admin,
+    /// Every `[[listener]]`, at least one. Rules name them by their index.
+    pub listeners: Vec<Listener>,
+    /// Every `[[pool]]`, at least one. Targets name them by their index.
+    pub pools: Vec<Pool>,
+    /// Every `[[route]]`, in order. None: everything goes to the one pool.
+    pub routes: Vec<Route>,
+    /// The same routes, compiled.
+    pub table: Arc<Table>,
+    /// Every `[[test]]`.
+    pub tests: Vec<Test>,
+}
+
+/// `[router]`: what concerns every connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Router {
+    /// Who the router runs as. None: `vestibule` if it exists, else an unused number, as root; else
+    /// whoever started it.
+    pub user: Sourced<Option<Account>>,
+    /// Workers tried for one connection.
+    pub max_attempts: Sourced<u32>,
+    /// Age of an unanswered offer at which its worker is killed. None: never.
+    pub stuck_timeout: Sourced<Option<Duration>>,
+}
+
+/// `[admin]`: the socket that the other commands talk to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admin {
+    /// Absolute path. None: `admin.sock` in the first folder of the documented list that is there.
+    pub socket: Sourced<Option<PathBuf>>,
+}
+
+/// `[[listener]]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Listener {
+    /// Unique among listeners.
+    pub name: Sourced<String>,
+    /// Where connections come in.
+    pub address: Sourced<Address>,
+    /// Length of the kernel's queue of connections that nobody accepted yet.
+    pub backlog: Sourced<u32>,
+}
+
+/// An address to listen on.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Address {
+    /// `127.0.0.1:80`, or `[::]:80` for IPv6 only.
+    Inet(SocketAddr),
+    /// `*:80`: one socket for IPv4 and IPv6.
+    Both(u16),
+    /// `fd:NAME`: a listening socket from whoever started this (`sd_listen_fds_with_names(3)`).
+    Inherited(String),
+}
+
+impl Address {
+    /// The port, if it is known before the socket is.
+    pub fn port(&self) -> Option<u16> {
+        match self {
+            Self::Inet(address) => Some(address.port()),
+            Self::Both(port) => Some(*port),
+            Self::Inherited(_) => None,
+        }
+    }
+}
+
+impl fmt::Display for Address {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Inet(address) => write!(out, "{address}"),
+            Self::Both(port) => write!(out, "*:{port}"),
+            Self::Inherited(name) => write!(out, "fd:{name}"),
+        }
+    }
+}
+
+/// `[[pool]]`: workers that do the same.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pool {
+    /// Unique among pools; its workers are `NAME-1`, `NAME-2` …
+    pub name: Sourced<String>,
+    /// What its workers run.
+    pub command: Sourced<Command>,
+    /// How the router speaks with them.
+    pub protocol: Sourced<Protocol>,
+    /// How many there are.
+    pub workers: Sourced<Workers>,
+    /// Who gets the next connection.
+    pub balance: Sourced<Balance>,
+    /// What an error that a worker reports means.
+    pub on_error: Sourced<OnError>,
+    /// Open connections of one worker. None: its descriptor limit less 64.
+    pub max_connections: Sourced<Option<u32>>,
+    /// Offers that a worker may leave unacknowledged.
+    pub handoff_window: Sourced<u32>,
+    /// Connections that wait for a free worker.
+    pub queue: Queue,
+    /// How long a worker may take to be ready.
+    pub start_timeout: Sourced<Duration>,
+    /// How long a draining worker may finish what it has; then `stop_signal`.
+    pub drain_timeout: Sourced<Duration>,
+    /// How long after `stop_signal` its process group is killed.
+    pub stop_timeout: Sourced<Duration>,
+    /// What a worker is told that has not ended in time.
+    pub stop_signal: Sourced<Signal>,
+    /// When a worker that ended starts again.
+    pub restart: Restart,
+    /// Who its workers run as. None: nobody with euid 0, else whoever started this.
+    pub user: Sourced<Option<Account>>,
+    /// Their group. None: the user's.
+    pub group: Sourced<Option<Account>>,
+    /// Their supplementary groups. None: the user's.
+    pub groups: Sourced<Option<Vec<Account>>>,
+    /// Their file mode creation mask. None: inherited.
+    pub umask: Sourced<Option<u32>>,
+    /// Their working directory, absolute (with `root`: inside it).
+    pub directory: Sourced<PathBuf>,
+    /// Their root directory, absolute.
+    pub root: Sourced<Option<PathBuf>>,
+    /// Their niceness. None: inherited.
+    pub nice: Sourced<Option<i32>>,
+    /// Their descriptor limit, soft and hard. None: the hard one that is inherited.
+    pub nofile: Sourced<Option<u64>>,
+    /// Variables beside those that they inherit, sorted by name.
+    pub env: Vec<(String, Sourced<String>)>,
+}
+
+/// What a worker runs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Command {
+    /// The built-in demonstration worker.
+    Demo,
+    /// A program of the user's.
+    Program {
+        /// With a slash in it: absolute (with `root`: inside it). Else to be found in `PATH`.
+        program: PathBuf,
+        /// The program as written (its argument 0), and its arguments.
+        argv: Vec<String>,
+    },
+}
+
+/// How the router speaks with a worker.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocol {
+    /// What fits the program.
+    Auto,
+    /// The project's own, spoken by its worker runtimes.
+    Vestibule,
+}
+
+/// How many workers a pool has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Workers {
+    /// One for each CPU that this process may use.
+    Auto,
+    /// So many.
+    Number(NonZeroU32),
+}
+
+/// What an error that a worker reports means.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum OnError {
+    /// The worker goes on.
+    Continue,
+    /// It is drained and replaced.
+    Restart,
+}
+
+/// `queue`: connections that wait, paused, for a free worker.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Queue {
+    /// So many at once; 0: none waits.
+    pub max: Sourced<u32>,
+    /// For so long.
+    pub timeout: Sourced<Duration>,
+}
+
+/// `restart`: when a worker that ended starts again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Restart {
+    /// Before the first restart; it doubles with each that follows soon.
+    pub delay: Sourced<Duration>,
+    /// The longest delay, at least `delay`.
+    pub max_delay: Sourced<Duration>,
+    /// Failed starts in a row before it is given up. None: never.
+    pub attempts: Sourced<Option<NonZeroU32>>,
+}
+
+/// A user or a group.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum Account {
+    /// By name.
+    Name(String),
+    /// By number.
+    Number(u32),
+}
+
+impl fmt::Display for Account {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Name(name) => out.write_str(name),
+            Self::Number(number) => write!(out, "{number}"),
+        }
+    }
+}
+
+/// `[[route]]`: where some connections go. The first that matches decides.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Route {
+    /// Unique among routes; `route-N`, counted from 1 over all routes, unless written.
+    pub name: Sourced<String>,
+    /// Indices of listeners. None: any.
+    pub listeners: Sourced<Option<Vec<usize>>>,
+    /// Networks of the client. None: any.
+    pub peers: Sourced<Option<Vec<ipnet::IpNet>>>,
+    /// Where they go.
+    pub target: Sourced<Target>,
+}
+
+/// `[[test]]`: a connection, and the route that it must take.
+#[derive(Clone, Debug)]
+pub struct Test {
+    /// The client's address.
+    pub peer: Sourced<IpAddr>,
+    /// Index of the listener; the first one unless written.
+    pub listener: Sourced<usize>,
+    /// Name of a route, `default` or `no-route`.
+    pub expect: Sourced<String>,
+    /// Where the test begins.
+    pub place: Place,
+}
