@@ -19,7 +19,7 @@ use vestibule_protocol::{ConnectionInfo as Facts, Data, MessagePort};
 use crate::connection_info::ConnectionInfo;
 use crate::drain::{Cause, Ending, Phase};
 use crate::event::{Connection, Event, MessageError, Transferred};
-use crate::inbox::{Fault, Mode};
+use crate::inbox::Mode;
 use crate::link::Link;
 use crate::message::Typed;
 use crate::settings::Settings;
@@ -65,62 +65,49 @@ struct Prepared {
 impl Adopter<'_> {
     /// Takes the connections of an offer: `count` of them, numbered from `first`, as far as their
     /// descriptors arrived.
-    ///
-    /// # Errors
-    /// The offer describes more connections than it announces.
     pub(crate) fn offer(
         &mut self,
         first: u64,
         count: usize,
         mut entries: Entries<'_>,
         descriptors: &mut Vec<OwnedFd>,
-    ) -> Result<(), Fault> {
+    ) {
         let end = first + count as u64;
         if let Phase::Ending(ending) = self.link.connections().phase() {
+            // The router has its copies: closing these is neither the end nor slow.
             descriptors.clear();
-            self.refuse_all(first..end, ending.refusal());
-            return Ok(());
+            return self.refuse_all(first..end, ending.refusal());
         }
         let missing = count - descriptors.len();
         let arrived = end - missing as u64;
-        let before = self.arrived.len();
-        let mut malformed = None;
         for (sequence, descriptor) in (first..).zip(descriptors.drain(..)) {
-            match entries.next_entry(self.names) {
-                Ok(Some(entry)) => {
-                    let prepared = self.prepare(sequence, entry.info, entry.message, descriptor);
-                    match prepared {
-                        Ok(prepared) => self.take(prepared),
-                        Err(refused) => self.refuse(sequence, refused),
-                    }
-                }
-                Ok(None) => {
-                    let described = (sequence - first) as usize;
-                    let source = Malformed::Descriptors { described, announced: count };
-                    malformed = Some((sequence, source));
-                    break;
-                }
-                Err(error) => {
-                    malformed = Some((sequence, error.into()));
-                    break;
-                }
+            // The packet has as many entries as descriptors were announced.
+            let Some(entry) = entries.next_entry(self.names).transpose() else { break };
+            let taken = entry
+                .map_err(|source| malformed(sequence, source.into()))
+                .and_then(|entry| self.prepare(sequence, entry.info, entry.message, descriptor));
+            match taken {
+                Ok(prepared) => self.take(prepared),
+                Err(refused) => self.refuse(sequence, refused),
             }
-        }
-        if let Some((sequence, source)) = malformed {
-            self.tell(MessageError::Malformed { sequence, source });
-            self.refuse_all(sequence..arrived, RefusalReason::Undecodable);
-        } else if missing == 0 && !matches!(entries.next_entry(self.names), Ok(None)) {
-            // Which descriptor belongs to which connection is not sure any more.
-            self.arrived.drain(before..).for_each(disown);
-            let described = count + 1;
-            return Err(Malformed::Descriptors { described, announced: count }.into());
         }
         if missing > 0 {
             self.tell(MessageError::MissingDescriptors { sequence: arrived, missing });
             self.refuse(arrived, RefusalReason::MissingDescriptor.into());
             self.refuse_all(arrived + 1..end, RefusalReason::BehindMissing);
         }
-        Ok(())
+    }
+
+    /// Refuses a packet of `count` numbers that cannot be read.
+    pub(crate) fn unreadable(
+        &mut self,
+        first: u64,
+        count: usize,
+        reason: RefusalReason,
+        error: MessageError,
+    ) {
+        self.tell(error);
+        self.refuse_all(first..first + count as u64, reason);
     }
 
     /// Takes a message with its transfer list, whole or not at all.
@@ -294,9 +281,10 @@ impl Item {
     }
 }
 
-fn disown(arrival: Arrival) {
-    if let Arrival::Connection(connection) = arrival {
-        connection.stream.disown();
+fn malformed(sequence: u64, source: Malformed) -> Refused {
+    Refused {
+        reason: RefusalReason::Undecodable,
+        event: Some(MessageError::Malformed { sequence, source }),
     }
 }
 

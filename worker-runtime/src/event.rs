@@ -92,9 +92,9 @@ pub enum MessageError {
         #[source]
         source: vestibule_protocol::message::MessageError,
     },
-    /// The large body is unusable.
+    /// Its format is unknown, or its large body is unusable.
     #[error("message {sequence} cannot be received")]
-    Body {
+    Unreadable {
         /// Its number.
         sequence: u64,
         /// What is wrong.

@@ -98,7 +98,7 @@ impl Inbox {
         };
         let taken = match bound.socket.receive(&mut self.buffer).await {
             Ok(packet) => self.state.take(link, packet, mode),
-            Err(error) if !error.is_fatal() => self.state.body_lost(link, error),
+            Err(error) if !error.is_fatal() => self.state.unreadable(link, error),
             Err(ReceiveError::Closed) => return self.end(link),
             Err(error) => Err(error.into()),
         };
@@ -144,16 +144,14 @@ impl State {
             arrived: &mut self.arrived,
             refusals: &mut self.refusals,
         };
-        let mut numbers = 1;
+        let numbers = match header.kind {
+            kind::OFFER => transferred(&header),
+            _ => 1,
+        };
         match decoded {
             Ok(ToWorker::Attach(attach)) => return self.attach(link, header.epoch, attach),
             Ok(ToWorker::Offer(entries)) => {
-                numbers = transferred(&header);
-                if header.large || numbers == 0 {
-                    let (described, announced) = (0, numbers);
-                    return Err(Malformed::Descriptors { described, announced }.into());
-                }
-                adopter.offer(header.sequence, numbers, entries, packet.descriptors)?;
+                adopter.offer(header.sequence, numbers, entries, packet.descriptors);
             }
             Ok(ToWorker::Message(body)) => {
                 adopter.message(header.sequence, body, packet.descriptors, packet.missing);
@@ -164,13 +162,10 @@ impl State {
                 self.arrived.push_back(Arrival::Event(Event::Draining { timeout }));
             }
             Ok(ToWorker::Close) => link.end(Cause::Close, Duration::ZERO, Duration::ZERO),
-            Err(source) if header.kind == kind::MESSAGE => {
+            Err(source) if is_numbered(header.kind) => {
                 let sequence = header.sequence;
-                self.refuse(
-                    sequence,
-                    RefusalReason::Undecodable,
-                    MessageError::Malformed { sequence, source },
-                );
+                let error = MessageError::Malformed { sequence, source };
+                adopter.unreadable(sequence, numbers, RefusalReason::Undecodable, error);
             }
             Err(error) => return Err(error.into()),
         }
@@ -184,8 +179,7 @@ impl State {
     /// Offers and messages are numbered without a gap; what is not numbered settles nothing.
     fn check_number(&self, kind: u8, got: u64) -> Result<(), Fault> {
         let expected = self.received + 1;
-        let numbered = matches!(kind, kind::OFFER | kind::MESSAGE);
-        if got == expected || (got == 0 && !numbered) {
+        if got == expected || (got == 0 && !is_numbered(kind)) {
             return Ok(());
         }
         Err(Fault::Sequence { expected, got })
@@ -200,26 +194,37 @@ impl State {
         Ok(())
     }
 
-    /// A message whose large body is unusable: it is refused, the port goes on.
-    fn body_lost(&mut self, link: &Arc<Link>, source: ReceiveError) -> Result<(), Fault> {
-        let ReceiveError::Body { sequence, reason } = source else { return Err(source.into()) };
-        if self.epoch.is_none() {
-            return Err(Fault::NotAttached(kind::MESSAGE));
-        }
-        self.check_number(kind::MESSAGE, sequence)?;
-        let refusal = match reason {
-            None => RefusalReason::MissingDescriptor,
-            Some(_) => RefusalReason::Undecodable,
+    /// A message whose format or large body is unusable: it is refused, the port goes on.
+    fn unreadable(&mut self, link: &Arc<Link>, source: ReceiveError) -> Result<(), Fault> {
+        let (kind, sequence, numbers, reason) = match source {
+            ReceiveError::Format { kind: kind::OFFER, sequence, announced, .. } => {
+                (kind::OFFER, sequence, announced, RefusalReason::Format)
+            }
+            ReceiveError::Format { kind, sequence, .. } => {
+                (kind, sequence, 1, RefusalReason::Format)
+            }
+            ReceiveError::Body { sequence, reason: None } => {
+                (kind::MESSAGE, sequence, 1, RefusalReason::MissingDescriptor)
+            }
+            ReceiveError::Body { sequence, reason: Some(_) } => {
+                (kind::MESSAGE, sequence, 1, RefusalReason::Undecodable)
+            }
+            other => return Err(other.into()),
         };
-        self.refuse(sequence, refusal, MessageError::Body { sequence, source });
-        self.received = sequence;
+        if self.epoch.is_none() {
+            return Err(Fault::NotAttached(kind));
+        }
+        self.check_number(kind, sequence)?;
+        if !is_numbered(kind) {
+            return Err(source.into());
+        }
+        let end = sequence + numbers as u64;
+        self.refusals.extend((sequence..end).map(|sequence| Refusal { sequence, reason }));
+        let error = MessageError::Unreadable { sequence, source };
+        self.arrived.push_back(Arrival::Event(Event::MessageError(error)));
+        self.received = end - 1;
         link.settle(self.received, &mut self.refusals);
         Ok(())
-    }
-
-    fn refuse(&mut self, sequence: u64, reason: RefusalReason, error: MessageError) {
-        self.refusals.push(Refusal { sequence, reason });
-        self.arrived.push_back(Arrival::Event(Event::MessageError(error)));
     }
 
     fn undelivered(&mut self, refusals: &[Refusal]) {
@@ -228,6 +233,11 @@ impl State {
             Arrival::Event(Event::Undelivered { sequence, reason })
         }));
     }
+}
+
+/// What the router numbers, and gets settled.
+fn is_numbered(kind: u8) -> bool {
+    matches!(kind, kind::OFFER | kind::MESSAGE)
 }
 
 /// Reads the port until the worker has ended, and refuses what arrives.

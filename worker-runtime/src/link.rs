@@ -18,7 +18,7 @@ use vestibule_protocol::port::{PostError, PostMessageError, SocketError};
 use vestibule_protocol::socket::{PacketSocket, Readiness as _, SendError, Sent};
 
 use crate::drain::{Cause, Connections, Ending, LINGER, Phase};
-use crate::inbox::Inbox;
+use crate::inbox::{Chain, Inbox};
 use crate::outbox::{Letter, Outbox};
 use crate::settings::Settings;
 
@@ -160,14 +160,14 @@ impl Link {
         };
         let mut outbox = lock(&self.outbox);
         outbox.attached(epoch, attach.max_packet, hello);
-        self.flush_answer(outbox);
+        self.flush(outbox, 0);
     }
 
     /// Settles a packet: what is refused, then everything up to its last number.
     pub(crate) fn settle(self: &Arc<Self>, up_to: u64, refusals: &mut Vec<Refusal>) {
         let mut outbox = lock(&self.outbox);
         outbox.settle(up_to, refusals.drain(..));
-        self.flush_answer(outbox);
+        self.flush(outbox, 0);
     }
 
     /// A connection ended: the router hears of it soon.
@@ -183,7 +183,7 @@ impl Link {
             link.load_due.store(false, Ordering::Release);
             let mut outbox = lock(&link.outbox);
             outbox.load(link.connections.open());
-            link.flush_answer(outbox);
+            link.flush(outbox, 0);
         });
     }
 
@@ -206,10 +206,10 @@ impl Link {
             Err((error, data)) => return back(error.into(), data),
         };
         let sequence = outbox.push_message(letter);
-        match self.flush(outbox) {
-            Ok(()) => Ok(sequence),
-            Err((SendError::Closed, letter)) => back(PostError::Closed, letter),
-            Err((error, letter)) => back(error.into(), letter),
+        match self.flush(outbox, sequence) {
+            None => Ok(sequence),
+            Some((SendError::Closed, data)) => back(PostError::Closed, data),
+            Some((error, data)) => back(error.into(), data),
         }
     }
 
@@ -224,46 +224,53 @@ impl Link {
             return;
         }
         outbox.push(letter);
-        self.flush_answer(outbox);
+        self.flush(outbox, 0);
     }
 
     fn is_closing(&self) -> bool {
         matches!(self.connections.phase(), Phase::Ending(Ending { cause: Cause::Close, .. }))
     }
 
-    /// As [`flush`](Self::flush), for what the program does not wait to hear about: if the port takes
-    /// nothing more, the reader finds its end.
-    fn flush_answer(self: &Arc<Self>, outbox: MutexGuard<'_, Outbox>) {
-        if let Err((error, _)) = self.flush(outbox) {
-            tracing::debug!(%error, "the port takes nothing more");
-        }
-    }
-
-    /// Sends what waits, and leaves what the socket does not take to a task. The last letter comes
-    /// back with the error if the port takes nothing more.
+    /// Sends what waits, and leaves what the socket does not take to a task. If the message of this
+    /// number could not be sent, it comes back with the reason.
     fn flush(
         self: &Arc<Self>,
         mut outbox: MutexGuard<'_, Outbox>,
-    ) -> Result<(), (SendError, Data)> {
-        let Some(bound) = self.bound.get() else { return Ok(()) };
+        posted: u64,
+    ) -> Option<(SendError, Data)> {
+        let bound = self.bound.get()?;
         if outbox.flushing {
-            return Ok(());
+            return None;
         }
         match self.send(bound, &mut outbox) {
-            Ok(Sent::Whole) => Ok(()),
+            Ok(Sent::Whole) => {}
             Ok(Sent::Blocked | Sent::Later) => {
                 outbox.flushing = true;
                 let link = Arc::clone(self);
                 bound.runtime.spawn(async move { link.flush_all().await });
-                Ok(())
             }
             Err(error) => {
-                let letter = outbox.take_last().map(Letter::into_data).unwrap_or_default();
+                // The reader finds the port's end; whoever waits for the last words need not.
+                tracing::debug!(%error, "the port takes nothing more");
                 outbox.close();
                 self.sent.notify_waiters();
-                Err((error, letter))
             }
         }
+        self.refused(&mut outbox, posted)
+    }
+
+    /// What could not be sent: the message of this number comes back, others are logged.
+    fn refused(&self, outbox: &mut Outbox, posted: u64) -> Option<(SendError, Data)> {
+        let mut back = None;
+        while let Some((letter, error)) = outbox.take_refused() {
+            if posted > 0 && letter.sequence() == posted {
+                back = Some((error, letter.into_data()));
+            } else {
+                let sequence = letter.sequence();
+                tracing::warn!(sequence, error = %Chain(&error), "a message cannot be sent");
+            }
+        }
+        back
     }
 
     fn send(&self, bound: &Bound, outbox: &mut Outbox) -> Result<Sent, SendError> {
@@ -293,6 +300,7 @@ impl Link {
                         outbox.close();
                     }
                 }
+                self.refused(&mut outbox, 0);
                 sent
             };
             match (sent, ready) {

@@ -10,7 +10,9 @@
 //! ```
 //!
 //! axum's graceful shutdown has no deadline and its connections no timer: the drain timeout closes
-//! what is open, and each connection times out until its first request is whole.
+//! what is open, and each connection times out until its first request is whole. Its graceful
+//! shutdown also closes connections that have not been asked anything yet; where a restart must lose
+//! none of them, use [`WorkerScope::serve`](crate::WorkerScope::serve).
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;

@@ -10,13 +10,16 @@ use vestibule_protocol::codec::Codec;
 use vestibule_protocol::handshake::Hello;
 use vestibule_protocol::header::{HEADER_LEN, Header};
 use vestibule_protocol::limits::{INLINE_MESSAGE, QUEUE_BYTES, QUEUE_MESSAGES};
-use vestibule_protocol::message::{self, ErrorReport, Refusal, kind};
+use vestibule_protocol::message::{self, ErrorReport, FromWorker, Refusal, kind};
 use vestibule_protocol::socket::{SendError, Sent};
 use vestibule_protocol::sys::sealed_memory;
 use vestibule_protocol::{Data, tlv};
 
 /// Bytes of one refusal on the wire.
 const REFUSAL_LEN: usize = tlv::FIELD_HEAD + 8 + 2;
+
+/// Bytes of an error's line and column on the wire.
+const NUMBERS_LEN: usize = 2 * (tlv::FIELD_HEAD + 4);
 
 /// Sends one packet now or not at all.
 pub(crate) type Send<'a> =
@@ -76,6 +79,11 @@ impl Letter {
         HEADER_LEN + self.data.len()
     }
 
+    /// Its number; 0 for what is no message.
+    pub(crate) fn sequence(&self) -> u64 {
+        self.sequence
+    }
+
     pub(crate) fn into_data(self) -> Data {
         self.data
     }
@@ -99,6 +107,7 @@ pub(crate) struct Outbox {
     reported: u32,
     letters: VecDeque<Letter>,
     bytes: usize,
+    refused: VecDeque<(Letter, SendError)>,
     sequence: u64,
     /// Used again for every body.
     body: Vec<u8>,
@@ -172,20 +181,13 @@ impl Outbox {
         self.letters.push_back(letter);
     }
 
-    /// Takes back the letter that was pushed last, if it still waits.
-    pub(crate) fn take_last(&mut self) -> Option<Letter> {
-        let letter = self.letters.pop_back()?;
-        self.bytes -= letter.weight();
-        Some(letter)
-    }
-
-    /// Nothing more can be sent; what waits is dropped.
+    /// Nothing more can be sent; what waits can be asked for.
     pub(crate) fn close(&mut self) {
         self.closed = true;
+        self.refused.extend(self.letters.drain(..).map(|letter| (letter, SendError::Closed)));
         self.hello = None;
         self.refusals.clear();
         self.acknowledge = false;
-        self.letters.clear();
         self.bytes = 0;
     }
 
@@ -217,7 +219,15 @@ impl Outbox {
         while let Some(next) = self.next(router) {
             let open = open();
             let sent = match &next {
-                Next::Letter => self.send_letter(router, send)?,
+                Next::Letter => match self.send_letter(router, send) {
+                    // This packet alone: a router may forbid descriptors (EPERM), and then it takes
+                    // no large messages.
+                    Err(error @ SendError::System(_)) => {
+                        self.put_aside(error);
+                        continue;
+                    }
+                    sent => sent?,
+                },
                 next => self.send_answer(next, router, open, send)?,
             };
             if sent != Sent::Whole {
@@ -241,6 +251,18 @@ impl Outbox {
             }
         }
         Ok(Sent::Whole)
+    }
+
+    fn put_aside(&mut self, error: SendError) {
+        if let Some(letter) = self.letters.pop_front() {
+            self.bytes -= letter.weight();
+            self.refused.push_back((letter, error));
+        }
+    }
+
+    /// The next letter that the system refused to send.
+    pub(crate) fn take_refused(&mut self) -> Option<(Letter, SendError)> {
+        self.refused.pop_front()
     }
 
     fn send_answer(
@@ -271,11 +293,16 @@ impl Outbox {
 
     fn send_letter(&mut self, router: Router, send: &mut Send<'_>) -> Result<Sent, SendError> {
         let Some(letter) = self.letters.front_mut() else { return Ok(Sent::Whole) };
-        if letter.memory.is_none() && letter.data.len() > router.max_packet - HEADER_LEN {
+        let room = router.max_packet - HEADER_LEN;
+        if letter.memory.is_none() && letter.data.len() > room {
             // This router takes smaller packets than most.
-            match sealed_memory(letter.data.as_bytes()) {
-                Ok(memory) => letter.memory = Some(memory),
-                Err(_) => return Ok(Sent::Later),
+            if letter.kind == kind::ERROR {
+                letter.data = shortened(&letter.data, room);
+            } else {
+                match sealed_memory(letter.data.as_bytes()) {
+                    Ok(memory) => letter.memory = Some(memory),
+                    Err(_) => return Ok(Sent::Later),
+                }
             }
         }
         let large = letter.memory.is_some();
@@ -289,6 +316,24 @@ impl Outbox {
         let body = if large { &[] } else { letter.data.as_bytes() };
         send(&header, body, letter.memory.as_ref().map(AsFd::as_fd))
     }
+}
+
+/// The body of an `ERROR` cut to what its packet holds: only messages may leave theirs.
+fn shortened(body: &Data, room: usize) -> Data {
+    let header = Header::new(kind::ERROR, 0);
+    let Ok(FromWorker::Error(mut report)) = FromWorker::decode(&header, body.as_bytes()) else {
+        return Data::NONE;
+    };
+    // Both texts may be as long as any text: each gets half of what the numbers leave.
+    let most = room.saturating_sub(NUMBERS_LEN) / 2 - tlv::FIELD_HEAD;
+    for text in [&mut report.message, &mut report.file] {
+        while text.len() > most {
+            text.pop();
+        }
+    }
+    let mut body = Vec::new();
+    message::put_error(&mut body, &report);
+    Data::from_parts(Codec::None, body)
 }
 
 #[cfg(test)]
@@ -387,13 +432,48 @@ mod tests {
     }
 
     #[test]
-    fn what_does_not_fit_the_routers_packets_goes_by_memory() {
+    fn a_message_that_does_not_fit_the_routers_packets_goes_by_memory() {
         let mut outbox = attached(1024);
-        let report = ErrorReport { message: "x".repeat(4000), ..ErrorReport::default() };
-        outbox.push(Letter::error(&report));
+        let letter = Letter::message(Data::bytes("x".repeat(2000))).unwrap();
+        assert_eq!(outbox.push_message(letter), 1);
         let (packets, _) = flush(&mut outbox, 0, 9);
         let (header, body) = &packets[0];
         assert!(header.large && header.descriptors == 1 && body.is_empty());
+        assert_eq!(header.sequence, 1);
+    }
+
+    #[test]
+    fn an_error_is_cut_to_the_routers_packets() {
+        let mut outbox = attached(1024);
+        let report =
+            ErrorReport { message: "ä".repeat(2000), file: "f".repeat(4000), line: 3, column: 4 };
+        outbox.push(Letter::error(&report));
+        let (packets, _) = flush(&mut outbox, 0, 9);
+        let (header, body) = &packets[0];
+        assert!(HEADER_LEN + body.len() <= 1024);
+        let FromWorker::Error(said) = FromWorker::decode(header, body).unwrap() else {
+            panic!("no error")
+        };
+        assert!(report.message.starts_with(&said.message) && said.message.len() > 400);
+        assert_eq!((said.line, said.column), (3, 4));
+    }
+
+    #[test]
+    fn a_letter_that_the_system_refuses_comes_out_and_the_rest_goes_on() {
+        let mut outbox = attached(32_768);
+        outbox.push_message(Letter::message(Data::bytes("refused")).unwrap());
+        outbox.push(Letter::draining());
+        let mut kinds = Vec::new();
+        let sent = outbox.flush(|| 0, &mut |header, body, _| {
+            if body == b"refused" {
+                return Err(SendError::System(rustix::io::Errno::PERM));
+            }
+            kinds.push(header.kind);
+            Ok(Sent::Whole)
+        });
+        assert_eq!((sent, kinds), (Ok(Sent::Whole), vec![kind::DRAINING]));
+        let refused = outbox.take_refused();
+        assert_eq!(refused.map(|(letter, _)| letter.into_data()), Some(Data::bytes("refused")));
     }
 
     #[test]

@@ -4,16 +4,18 @@
 //! it knows the protocol, so a client that never says anything would stay for ever.
 
 use std::future::poll_fn;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use http::{Request, Response};
+use http::header::CONNECTION;
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
+use pin_project_lite::pin_project;
 use vestibule_protocol::port::SocketError;
 
 use crate::adopt::Arrival;
@@ -145,7 +147,7 @@ async fn serve_connection<S, B>(
     let mut builder = http1::Builder::new();
     let later = settings.keep_alive_timeout;
     builder.timer(HeadTimer::new(settings.first_request_timeout, later)).header_read_timeout(later);
-    let service = WithInfo { service, info: info.clone() };
+    let service = WithInfo { service, info: info.clone(), link: Arc::clone(&link) };
     let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = poll_fn(|cx| {
         loop {
@@ -205,16 +207,49 @@ impl End<'_> {
 struct WithInfo<S> {
     service: S,
     info: ConnectionInfo,
+    link: Arc<Link>,
 }
 
-impl<S: Service<Request<Incoming>>> Service<Request<Incoming>> for WithInfo<S> {
-    type Response = S::Response;
+impl<S, B> Service<Request<Incoming>> for WithInfo<S>
+where
+    S: Service<Request<Incoming>, Response = Response<B>>,
+{
+    type Response = Response<B>;
     type Error = S::Error;
-    type Future = S::Future;
+    type Future = Answer<S::Future>;
 
-    fn call(&self, mut request: Request<Incoming>) -> S::Future {
+    fn call(&self, mut request: Request<Incoming>) -> Answer<S::Future> {
         self.info.note_request();
         self.info.insert(request.extensions_mut());
-        self.service.call(request)
+        Answer { answer: self.service.call(request), link: Arc::clone(&self.link) }
+    }
+}
+
+pin_project! {
+    /// An answer that says that the connection closes when the worker ends: hyper was told too late
+    /// if this is the answer to a connection's first request.
+    struct Answer<F> {
+        #[pin]
+        answer: F,
+        link: Arc<Link>,
+    }
+}
+
+impl<F, B, E> Future for Answer<F>
+where
+    F: Future<Output = Result<Response<B>, E>>,
+{
+    type Output = Result<Response<B>, E>;
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let this = self.project();
+        let mut answer = std::task::ready!(this.answer.poll(cx));
+        if let Ok(response) = &mut answer
+            && this.link.connections().is_ending()
+            && response.status() != StatusCode::SWITCHING_PROTOCOLS
+        {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
+        Poll::Ready(answer)
     }
 }

@@ -64,7 +64,7 @@ pub struct Stream {
     socket: Socket,
     link: Arc<Link>,
     key: Key,
-    /// Whether the client was told the end, or must not be.
+    /// Whether the client was told the end.
     ended: bool,
 }
 
@@ -72,11 +72,6 @@ impl Stream {
     pub(crate) fn adopt(socket: Socket, link: &Arc<Link>) -> Self {
         let key = link.connections().opened(sys::Watched::new(socket.as_fd()));
         Self { socket, link: Arc::clone(link), key, ended: false }
-    }
-
-    /// Lets go of a connection that is another's after all: closed without a shutdown.
-    pub(crate) fn disown(mut self) {
-        self.ended = true;
     }
 
     pub(crate) fn key(&self) -> Key {
