@@ -52,6 +52,25 @@ impl Ports {
         self.pools.iter().all(|pool| pool.core().is_over())
     }
 
+    /// Waits until the ports of processes that are known to be dead are read to their ends: the
+    /// supervisor may be done before that.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn last_words(&self) {
+        for pool in &self.pools {
+            loop {
+                let changed = pool.changed.notified();
+                let mut changed = pin!(changed);
+                changed.as_mut().enable();
+                if !pool.core().slots().iter().any(|slot| slot.gone.is_some()) {
+                    break;
+                }
+                changed.await;
+            }
+        }
+    }
+
     /// Takes what the supervisor says of a worker.
     pub(crate) fn take(&mut self, message: ToRouter, port: Option<OwnedFd>) {
         match message {
@@ -131,6 +150,7 @@ pub(crate) async fn run(
             break;
         }
     }
+    ports.last_words().await;
     shared.changed.notify_waiters();
 }
 
