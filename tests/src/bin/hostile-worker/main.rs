@@ -1,0 +1,76 @@
+//! A worker that breaks the rules, written against the protocol alone. Its first argument says how;
+//! see `main` for all of them. With `TEST_HOSTILE` only so many workers of the pool do, and the others
+//! are `test-worker`.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    clippy::exit,
+    reason = "a test's worker fails by panicking, and ends when it is told to"
+)]
+
+mod connections;
+mod packets;
+mod port;
+mod system;
+
+use std::os::unix::process::CommandExt;
+
+use vestibule_protocol::message::RefusalReason;
+
+use self::port::Port;
+
+fn main() {
+    if is_to_behave() {
+        let good = std::env::var_os("TEST_GOOD_WORKER").unwrap();
+        panic!("{}", std::process::Command::new(good).arg("recv").exec());
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(async {
+        let port = Port::inherited();
+        let behaviour = std::env::args().nth(1).unwrap_or_default();
+        match behaviour.as_str() {
+            // Before hello.
+            "never-greets" => port.wait_for_the_end().await,
+            "acknowledges-before-hello" => packets::acknowledges_before_hello(port).await,
+            "speaks-before-attach" => packets::speaks_before_attach(port).await,
+            // With connections.
+            "holds" => connections::holds(port).await,
+            "dies" => connections::dies(port).await,
+            "refuses-full" => connections::refuses(port, RefusalReason::Full).await,
+            "refuses-unsupported" => connections::refuses(port, RefusalReason::Unsupported).await,
+            "refuses-blocking" => connections::refuses_blocking(port).await,
+            "reads-and-refuses" => connections::reads_and_refuses(port).await,
+            "reads-and-dies" => connections::reads_and_dies(port).await,
+            "writes-and-dies" => connections::writes_and_dies(port).await,
+            "lingers" => connections::lingers(port).await,
+            "leaves-a-child" => connections::leaves_a_child(port).await,
+            "child" => connections::child(port).await,
+            // With packets, at the first offer or message.
+            "acknowledges-more" => packets::acknowledges_more(port).await,
+            "settles-twice" => packets::settles_twice(port).await,
+            "garbage" => packets::sends(port, b"garbage").await,
+            "short" => packets::sends(port, b"v").await,
+            "oversized" => packets::oversized(port).await,
+            "unknown-kind" => packets::unknown_kind(port).await,
+            "greets-twice" => packets::greets_twice(port).await,
+            "unasked-descriptor" => packets::unasked_descriptor(port).await,
+            "unannounced-descriptor" => packets::unannounced_descriptor(port).await,
+            "sends-a-port" => packets::sends_a_port(port).await,
+            "unsealed-memory" => packets::unsealed_memory(port).await,
+            "missing-memory" => packets::missing_memory(port).await,
+            "unknown-format" => packets::unknown_format(port).await,
+            other => panic!("no behaviour {other:?}"),
+        }
+    });
+}
+
+fn is_to_behave() -> bool {
+    let Some(hostile) = std::env::var_os("TEST_HOSTILE") else { return false };
+    let hostile: u32 = hostile.to_str().unwrap().parse().unwrap();
+    let name = std::env::var("VESTIBULE_WORKER").unwrap();
+    let number: u32 = name.rsplit('-').next().unwrap().parse().unwrap();
+    number > hostile
+}

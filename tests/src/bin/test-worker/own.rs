@@ -1,0 +1,93 @@
+//! A worker with its own loop: `scope.recv`, and an HTTP server of a few lines that knows the
+//! socket it speaks on.
+
+use std::os::fd::{AsFd, AsRawFd};
+use std::rc::Rc;
+
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::task::LocalSet;
+use vestibule_tests::ledger::Pen;
+use vestibule_tests::{Order, Said};
+use vestibule_worker::{ConnectionInfo, Event, Stream, WorkerScope};
+
+pub(crate) async fn run(scope: WorkerScope) {
+    if std::env::var_os("TEST_WITHOUT_INPUT").is_some() {
+        crate::system::close_standard_input();
+    }
+    let pen = Rc::new(Pen::from_env());
+    let tasks = LocalSet::new();
+    tasks
+        .run_until(async {
+            while let Some(event) = scope.recv().await {
+                match event {
+                    Event::Connection { stream, info, message } => {
+                        if let Ok(Order::Echo(text)) = message.decode() {
+                            crate::obey::say(&scope, &Said::Echo(text, 1));
+                        }
+                        tokio::task::spawn_local(converse(stream, info, Rc::clone(&pen)));
+                    }
+                    other => crate::obey::obey(&scope, other),
+                }
+            }
+        })
+        .await;
+    tasks.await;
+}
+
+/// Answers requests until the client ends.
+async fn converse(mut stream: Stream, info: ConnectionInfo, pen: Rc<Pen>) {
+    let mut unread = Vec::new();
+    let mut served = false;
+    while let Some(path) = request(&mut stream, &mut unread).await {
+        if !std::mem::replace(&mut served, true) {
+            pen.note(&stream, "served");
+        }
+        let body = match path.as_str() {
+            "/panic" => panic!("asked for by a client"),
+            "/exit" => std::process::exit(9),
+            "/bytes" => {
+                stream.read_to_end(&mut unread).await.unwrap();
+                std::mem::take(&mut unread)
+            }
+            _ => facts(&stream, &info).into_bytes(),
+        };
+        let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
+        if stream.write_all(&[head.as_bytes(), &body].concat()).await.is_err() {
+            return;
+        }
+    }
+}
+
+/// The path of the next request; its head is taken out of `unread` unless the path is `/bytes`.
+async fn request(stream: &mut Stream, unread: &mut Vec<u8>) -> Option<String> {
+    loop {
+        if let Some(end) = unread.windows(4).position(|four| four == b"\r\n\r\n") {
+            let head = String::from_utf8_lossy(&unread[..end]).into_owned();
+            let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
+            if path != "/bytes" {
+                unread.drain(..end + 4);
+            }
+            return Some(path);
+        }
+        if stream.read_buf(unread).await.ok()? == 0 {
+            return None;
+        }
+    }
+}
+
+fn facts(stream: &Stream, info: &ConnectionInfo) -> String {
+    let flags = rustix::fs::fcntl_getfl(stream).unwrap();
+    format!(
+        "worker={} pid={} reqno={} id={} peer={} listener={} route={} descriptor={} \
+         nonblocking={}\n",
+        std::env::var("VESTIBULE_WORKER").unwrap(),
+        std::process::id(),
+        info.message().decode::<u64>().map_or("none".to_owned(), |reqno| reqno.to_string()),
+        info.id,
+        info.peer.map_or("none".to_owned(), |peer| peer.to_string()),
+        info.listener,
+        info.route,
+        stream.as_fd().as_raw_fd(),
+        flags.contains(rustix::fs::OFlags::NONBLOCK),
+    )
+}

@@ -1,0 +1,39 @@
+//! A worker that lets hyper serve: `scope.serve_service`.
+
+use std::convert::Infallible;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper::{Request, Response};
+use vestibule_worker::{ConnectionInfo, WorkerScope};
+
+pub(crate) async fn run(scope: WorkerScope) {
+    let obeying = scope.clone();
+    let scope = scope.on_event(move |event| crate::obey::obey(&obeying, event));
+    scope.serve_service(service_fn(answer)).await.unwrap();
+}
+
+async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    let info = request.extensions().get::<ConnectionInfo>().unwrap().clone();
+    let body = match request.uri().path() {
+        "/panic" => panic!("asked for by a client"),
+        "/exit" => std::process::exit(9),
+        "/echo" => match request.into_body().collect().await {
+            Ok(body) => body.to_bytes(),
+            Err(_) => Bytes::new(),
+        },
+        _ => {
+            let reqno = info.message().decode::<u64>();
+            Bytes::from(format!(
+                "worker={} pid={} reqno={} id={}\n",
+                std::env::var("VESTIBULE_WORKER").unwrap(),
+                std::process::id(),
+                reqno.map_or("none".to_owned(), |reqno| reqno.to_string()),
+                info.id,
+            ))
+        }
+    };
+    Ok(Response::new(Full::new(body)))
+}

@@ -1,0 +1,55 @@
+//! Processes of the tests' own: looking at them, freezing them, ending them.
+
+use rustix::process::{Pid, Signal};
+
+/// What the kernel says about a process.
+#[derive(Clone, Debug)]
+pub struct Status {
+    /// Its name, at most 15 bytes.
+    pub name: String,
+    /// `R`, `S`, `T` (stopped), `Z` (not reaped) …
+    pub state: char,
+    /// Its parent.
+    pub parent: u32,
+    /// Its session.
+    pub session: u32,
+}
+
+/// Looks at a process (`proc_pid_stat(5)`); `None` if there is none.
+pub fn status(pid: u32) -> Option<Status> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    let (head, tail) = stat.rsplit_once(") ")?;
+    let (_, name) = head.split_once(" (")?;
+    let mut fields = tail.split(' ');
+    let state = fields.next()?.chars().next()?;
+    let parent = fields.next()?.parse().ok()?;
+    let session = fields.nth(1)?.parse().ok()?;
+    Some(Status { name: name.to_owned(), state, parent, session })
+}
+
+/// Sends a signal to a process that the test started.
+pub fn signal(pid: u32, signal: Signal) {
+    rustix::process::kill_process(number(pid), signal).unwrap();
+}
+
+/// Stops a process, and returns when it is.
+pub fn freeze(pid: u32) {
+    signal(pid, Signal::STOP);
+    crate::world::until("the process is stopped", || {
+        status(pid).is_some_and(|status| status.state == 'T')
+    });
+}
+
+/// Lets a stopped process go on.
+pub fn thaw(pid: u32) {
+    signal(pid, Signal::CONT);
+}
+
+/// Whether a process is gone, reaped included.
+pub fn is_gone(pid: u32) -> bool {
+    status(pid).is_none()
+}
+
+pub(crate) fn number(pid: u32) -> Pid {
+    Pid::from_raw(i32::try_from(pid).unwrap()).expect("0 is no process")
+}
