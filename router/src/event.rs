@@ -6,6 +6,7 @@ use vestibule_protocol::message::{ErrorReport, RefusalReason};
 pub use vestibule_protocol::supervision::Exit;
 
 use crate::connection::Connection;
+use crate::reject::{Reason, Rejection};
 
 /// An event of one worker.
 #[derive(Debug)]
@@ -44,7 +45,8 @@ pub enum WorkerError {
 pub struct Undelivered {
     /// The message.
     pub message: Data,
-    /// What it carried. Empty if the connection had to be closed: see [`UndeliveredReason::Touched`].
+    /// What it carried. Empty if the connection was closed: see [`UndeliveredReason::Touched`] and
+    /// [`UndeliveredReason::ClientGone`].
     pub transfer: Vec<Transferable>,
     /// Why.
     pub reason: UndeliveredReason,
@@ -57,6 +59,14 @@ impl Undelivered {
             Transferable::Connection(connection) => Some(connection.into()),
             _ => None,
         })
+    }
+
+    /// Tells the client whose connection it carried, if it carried one, why it is not served.
+    pub fn reject(self) {
+        let rejection = self.reason.rejection();
+        if let Some(connection) = self.into_connection() {
+            connection.reject_with(rejection);
+        }
     }
 }
 
@@ -78,17 +88,34 @@ pub enum UndeliveredReason {
     Touched,
     /// It can never be sent to this worker: the packet would be larger than it receives.
     TooLarge,
+    /// The client went away while its connection waited for a free worker: it was closed.
+    ClientGone,
+    /// Every worker was told to end.
+    ShuttingDown,
 }
 
 impl UndeliveredReason {
     /// The word for logs, metrics and the client's `vestibule-reason` header.
     pub const fn as_str(self) -> &'static str {
+        self.reason().as_str()
+    }
+
+    /// How the client is told.
+    pub const fn rejection(self) -> Rejection {
+        Rejection::because(self.reason())
+    }
+
+    const fn reason(self) -> Reason {
         match self {
-            Self::NoWorker | Self::WorkerGone | Self::TooLarge => "no-worker",
-            Self::QueueTimeout => "queue-timeout",
-            Self::MaxAttempts => "max-attempts",
-            Self::Refused(_) => "rejected",
-            Self::Touched => "touched",
+            // What a worker refuses for good, others of its program would refuse as well.
+            Self::NoWorker | Self::WorkerGone | Self::TooLarge | Self::Refused(_) => {
+                Reason::NoWorker
+            }
+            Self::QueueTimeout => Reason::QueueTimeout,
+            Self::MaxAttempts => Reason::MaxAttempts,
+            Self::Touched => Reason::Touched,
+            Self::ClientGone => Reason::ClientGone,
+            Self::ShuttingDown => Reason::ShuttingDown,
         }
     }
 }

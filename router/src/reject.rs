@@ -1,14 +1,17 @@
 //! Telling a client no, in words that it understands, without being held up by it.
 
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
 use std::time::Duration;
 
-use rustix::net::sockopt;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, SendFlags, Shutdown, sockopt};
+use tokio::io::unix::AsyncFd;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-use crate::inspect::PausedConnection;
+use crate::inspect::{PausedConnection, Touched};
+use crate::sys::{reactor, tcp};
 
 /// How long a client that has said nothing may take to show which protocol it speaks.
 const FIRST_BYTES: Duration = Duration::from_millis(200);
@@ -21,6 +24,60 @@ const LINGER_BYTES: usize = 64 * 1024;
 const LINGERING: usize = 256;
 
 static ROOM: Semaphore = Semaphore::const_new(LINGERING);
+
+/// Why the router itself turns a connection away: the words of the documentation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Reason {
+    /// No route matches.
+    NoRoute,
+    /// No worker can take it, now or later.
+    NoWorker,
+    /// As many wait for a free worker as may.
+    QueueFull,
+    /// It waited for a free worker as long as it may.
+    QueueTimeout,
+    /// So many workers did not take it that no more are tried.
+    MaxAttempts,
+    /// The client went away while it waited.
+    ClientGone,
+    /// A worker may have read from it, and cannot be asked any more.
+    Touched,
+    /// Everything ends.
+    ShuttingDown,
+    /// A route, a script or a program says so, with an answer of its own.
+    Rejected,
+}
+
+impl Reason {
+    /// The word for logs, metrics and the client's `vestibule-reason` header.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoRoute => "no-route",
+            Self::NoWorker => "no-worker",
+            Self::QueueFull => "queue-full",
+            Self::QueueTimeout => "queue-timeout",
+            Self::MaxAttempts => "max-attempts",
+            Self::ClientGone => "client-gone",
+            Self::Touched => "touched",
+            Self::ShuttingDown => "shutting-down",
+            Self::Rejected => "rejected",
+        }
+    }
+
+    const fn answer(self) -> Answer {
+        match self {
+            Self::NoRoute => Answer::Status(404),
+            Self::NoWorker
+            | Self::QueueFull
+            | Self::QueueTimeout
+            | Self::MaxAttempts
+            | Self::ShuttingDown => Answer::Status(503),
+            Self::ClientGone | Self::Touched => Answer::Close,
+            // Who rejects says how; this is for who does not.
+            Self::Rejected => Answer::Status(403),
+        }
+    }
+}
 
 /// How a connection is turned away.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -37,6 +94,11 @@ enum Answer {
 }
 
 impl Rejection {
+    /// The answer that belongs to a reason.
+    pub const fn because(reason: Reason) -> Self {
+        Self { answer: reason.answer(), reason: reason.as_str() }
+    }
+
     /// An HTTP status from 400 to 599 (others become 500), with a reason of the documented list.
     pub const fn status(status: u16, reason: &'static str) -> Self {
         let status = if status >= 400 && status <= 599 { status } else { 500 };
@@ -60,50 +122,85 @@ impl Rejection {
 }
 
 /// Rejects in a task of its own. Outside a runtime the connection is only closed.
+///
+/// A connection that a worker read from or wrote to is closed whatever the rejection says: an answer
+/// in the middle of another would be taken for a part of it.
 pub(crate) fn start(connection: PausedConnection, rejection: Rejection, inet: bool) {
     tracing::debug!(reason = rejection.reason, "connection rejected");
+    if connection.touched() == Touched::Yes {
+        return connection.release();
+    }
     let status = match rejection.answer {
         Answer::Status(status) if inet => status,
-        Answer::Reset => return reset(&connection),
+        Answer::Reset => return reset(connection),
         Answer::Close | Answer::Status(_) => return connection.release(),
     };
     let (Ok(permit), Ok(runtime)) = (ROOM.try_acquire(), tokio::runtime::Handle::try_current())
     else {
-        return reset(&connection);
+        return reset(connection);
     };
-    let stream = std::net::TcpStream::from(connection.into_descriptor());
-    let Ok(stream) = TcpStream::from_std(stream) else { return };
+    // A worker that it was offered to may have set it.
+    tcp::clear_linger(connection.as_fd());
+    let Ok(client) = reactor::readable(connection.into_descriptor()) else { return };
     runtime.spawn(async move {
         let _permit = permit;
         // Whatever fails here, the client is gone or has been told.
-        let _ = timeout(LINGER + FIRST_BYTES, tell(stream, status, rejection.reason)).await;
+        let _ = timeout(LINGER + FIRST_BYTES, tell(&client, status, rejection.reason)).await;
+        tcp::clear_linger(client.as_fd());
     });
 }
 
-fn reset(connection: &PausedConnection) {
+fn reset(connection: PausedConnection) {
     // A lingering time of zero makes close send a reset. Fails only if the client is gone.
-    let _ = sockopt::set_socket_linger(connection, Some(Duration::ZERO));
+    let _ = sockopt::set_socket_linger(&connection, Some(Duration::ZERO));
 }
 
-async fn tell(mut stream: TcpStream, status: u16, reason: &str) -> std::io::Result<()> {
+async fn tell(client: &AsyncFd<OwnedFd>, status: u16, reason: &str) -> io::Result<()> {
     let mut first = [0u8; 8];
-    let Ok(seen) = timeout(FIRST_BYTES, stream.peek(&mut first)).await else { return Ok(()) };
+    let Ok(seen) = timeout(FIRST_BYTES, receive(client, &mut first, RecvFlags::PEEK)).await else {
+        return Ok(());
+    };
     match form(first.get(..seen?).unwrap_or_default()) {
         Form::Silent => return Ok(()),
         // A plain close, after what came is read: else it would be a reset.
         Form::Http2 => {}
-        Form::Tls => stream.write_all(&alert(status)).await?,
-        Form::Http1 => stream.write_all(response(status, reason).as_bytes()).await?,
+        Form::Tls => send(client, &alert(status))?,
+        Form::Http1 => send(client, response(status, reason).as_bytes())?,
     }
-    stream.shutdown().await?;
+    rustix::net::shutdown(client, Shutdown::Write)?;
     let mut discarded = 0;
     let mut rest = [0u8; 4096];
     while discarded < LINGER_BYTES {
-        match stream.read(&mut rest).await? {
+        match receive(client, &mut rest, RecvFlags::empty()).await? {
             0 => break,
             bytes => discarded += bytes,
         }
     }
+    Ok(())
+}
+
+/// Receives what is there. Never blocks: whether the descriptor does is shared with every worker
+/// that it was offered to.
+async fn receive(
+    client: &AsyncFd<OwnedFd>,
+    buffer: &mut [u8],
+    flags: RecvFlags,
+) -> io::Result<usize> {
+    loop {
+        let mut ready = client.readable().await?;
+        match rustix::net::recv(client, &mut *buffer, flags | RecvFlags::DONTWAIT) {
+            Ok((bytes, _)) => return Ok(bytes),
+            Err(Errno::WOULDBLOCK) => ready.clear_ready(),
+            Err(Errno::INTR) => {}
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+/// Sends an answer, which is shorter than any empty send buffer: what does not fit at once finds a
+/// client that does not read.
+fn send(client: &AsyncFd<OwnedFd>, answer: &[u8]) -> io::Result<()> {
+    rustix::net::send(client, answer, SendFlags::DONTWAIT | SendFlags::NOSIGNAL)?;
     Ok(())
 }
 
@@ -159,6 +256,8 @@ fn response(status: u16, reason: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpStream;
 
     #[test]
     fn the_first_bytes_decide_the_form() {

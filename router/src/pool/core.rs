@@ -1,5 +1,7 @@
 //! The decisions of a pool. Nothing here waits; the clock is read where a duration starts.
 
+mod waiting;
+
 use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -56,6 +58,8 @@ pub struct Counters {
     pub moved: u64,
     /// Connections closed because a dead worker may have read from them.
     pub touched: u64,
+    /// Connections closed because their client went away while they waited.
+    pub client_gone: u64,
     /// Messages that came back.
     pub undelivered: u64,
     /// Workers that broke the protocol.
@@ -206,9 +210,11 @@ impl Core {
             let waiting = self.take_waiting(slot);
             self.picker.remove(slot);
             self.redistribute(waiting);
+            self.move_lane(slot);
+            self.give_up_hope();
         } else {
             self.touch(slot);
-            self.pump();
+            self.pump(slot);
         }
         self.signals.changed = true;
     }
@@ -241,11 +247,11 @@ impl Core {
     /// The last handle is gone: every worker ends.
     pub(crate) fn close(&mut self) {
         self.closing = true;
+        while let Some(entry) = self.queue.take_oldest() {
+            self.undelivered(0, entry, UndeliveredReason::ShuttingDown);
+        }
         for slot in 0..self.slots.len() {
             self.terminate(slot as u32);
-        }
-        for (entry, _) in self.queue.take_all() {
-            drop(entry);
         }
     }
 
@@ -298,6 +304,8 @@ impl Core {
         self.event(worker.slot, WorkerEvent::Error(WorkerError::NotStarted(reason)));
         let waiting = self.take_waiting(worker.slot);
         self.redistribute(waiting);
+        self.move_lane(worker.slot);
+        self.give_up_hope();
         self.signals.changed = true;
     }
 
@@ -343,6 +351,7 @@ impl Core {
                 place.choked = false;
                 if !current {
                     self.touch(slot);
+                    self.pump(slot);
                     return Ok(());
                 }
                 if !greeted {
@@ -433,14 +442,6 @@ impl Core {
     }
 
     // --- time ------------------------------------------------------------------------------
-
-    /// Gives back what waited too long; returns when to look again.
-    pub(crate) fn sweep(&mut self, now: Instant) -> Option<Instant> {
-        while let Some(entry) = self.queue.take_expired(now) {
-            self.undelivered(0, entry, UndeliveredReason::QueueTimeout);
-        }
-        self.queue.next_deadline()
-    }
 
     /// Whether the worker's oldest offer is older than the bound; if not, when to look again.
     pub(crate) fn stuck(&mut self, worker: WorkerId, now: Instant) -> Option<Instant> {
@@ -535,7 +536,8 @@ impl Core {
         }
         self.tell(FromRouter::Ready { worker });
         self.touch(slot);
-        self.pump();
+        self.move_lane(slot);
+        self.pump(slot);
         self.signals.changed = true;
     }
 
@@ -608,7 +610,7 @@ impl Core {
         };
         if !moves || connection.restore().is_err() {
             self.counters.touched += 1;
-            return self.close_touched(from, entry);
+            return self.close_silently(from, entry, UndeliveredReason::Touched);
         }
         if entry.attempts >= self.settings.max_attempts {
             return self.undelivered(from, entry, UndeliveredReason::MaxAttempts);
@@ -619,85 +621,6 @@ impl Core {
         }
     }
 
-    fn close_touched(&mut self, from: u32, entry: Entry) {
-        let Entry { data, cargo, .. } = entry;
-        if let Cargo::Connection(connection) = cargo {
-            connection.release();
-        }
-        self.counters.undelivered += 1;
-        self.event(
-            from,
-            WorkerEvent::Undelivered(Undelivered {
-                message: data,
-                transfer: Vec::new(),
-                reason: UndeliveredReason::Touched,
-            }),
-        );
-    }
-
-    /// Finds a worker for an entry, or a place in the queue.
-    fn place(&mut self, entry: Entry) -> Result<(), (Refused, Entry)> {
-        match self.choose(&entry) {
-            Choice::Now(slot) | Choice::ItsQueue(slot) => {
-                let Some(place) = self.slots.get_mut(slot as usize) else {
-                    return Err((Refused::NoWorker, entry));
-                };
-                if place.handoff.is_full(&entry) {
-                    return Err((Refused::QueueFull, entry));
-                }
-                place.handoff.push(entry);
-                self.picker.chosen(slot);
-                self.touch(slot);
-                Ok(())
-            }
-            Choice::Wait => match self.queue.push(entry, Instant::now()) {
-                Ok(first) => {
-                    self.signals.queued |= first;
-                    Ok(())
-                }
-                Err(entry) => Err((Refused::QueueFull, entry)),
-            },
-            Choice::Nobody => Err((Refused::NoWorker, entry)),
-        }
-    }
-
-    fn choose(&mut self, entry: &Entry) -> Choice {
-        if self.settings.balance == Balance::HashPeerIp
-            && let Some(key) = entry.key()
-        {
-            return self.choose_by_key(entry, key);
-        }
-        let now = Instant::now;
-        while let Some(slot) = self.picker.best() {
-            if !self.picker.is_sluggish(slot) && self.is_sluggish(slot, now) {
-                self.refresh_as(slot, true);
-                continue;
-            }
-            if entry.tried.is_empty() || !entry.tried.contains(&slot) {
-                return Choice::Now(slot);
-            }
-            break;
-        }
-        // The best one was tried already: a rare case, so a look at all is good enough.
-        let untried = (0u32..).zip(&self.slots).filter(|(slot, _)| !entry.tried.contains(slot));
-        let mut later = false;
-        let mut best: Option<(u32, u32)> = None;
-        for (slot, place) in untried {
-            later |= place.may_take_later();
-            if self.can_take(place) {
-                let load = place.handoff.load();
-                if best.is_none_or(|(least, _)| load < least) {
-                    best = Some((load, slot));
-                }
-            }
-        }
-        match best {
-            Some((_, slot)) => Choice::Now(slot),
-            None if later => Choice::Wait,
-            None => Choice::Nobody,
-        }
-    }
-
     fn choose_by_key(&self, entry: &Entry, key: std::net::IpAddr) -> Choice {
         let (key, length) = pick::address_key(key);
         let key = key.get(..length).unwrap_or_default();
@@ -705,7 +628,9 @@ impl Core {
             .zip(&self.slots)
             .filter(|(slot, place)| place.may_take_later() && !entry.tried.contains(slot))
             .max_by_key(|(_, place)| pick::score(key, &place.name))
-            .map_or(Choice::Nobody, |(slot, _)| Choice::ItsQueue(slot))
+            .map_or(Choice::Nobody, |(slot, _)| {
+                if self.is_free_for_key(slot) { Choice::Now(slot) } else { Choice::ItsQueue(slot) }
+            })
     }
 
     fn is_sluggish(&self, slot: u32, now: impl FnOnce() -> Instant) -> bool {
@@ -741,7 +666,7 @@ impl Core {
         if self.slot(slot).is_some_and(|place| place.handoff.waiting() > 0) {
             self.mark(slot);
         }
-        self.pump();
+        self.pump(slot);
     }
 
     /// The slot has something to send, and its load changed.
@@ -759,32 +684,13 @@ impl Core {
         }
     }
 
-    /// Room came free: who waits gets it.
-    fn pump(&mut self) {
-        while self.picker.best().is_some() {
-            let Some((entry, deadline)) = self.queue.pop() else { return };
-            match self.choose(&entry) {
-                Choice::Now(_) | Choice::ItsQueue(_) => {
-                    if let Err((_, entry)) = self.place(entry) {
-                        self.undelivered(0, entry, UndeliveredReason::NoWorker);
-                    }
-                }
-                Choice::Wait => return self.queue.put_back(entry, deadline),
-                Choice::Nobody => self.undelivered(0, entry, UndeliveredReason::NoWorker),
-            }
-        }
-        if !self.queue.is_empty() && !self.slots.iter().any(Slot::may_take_later) {
-            for (entry, _) in self.queue.take_all() {
-                self.undelivered(0, entry, UndeliveredReason::NoWorker);
-            }
-        }
-    }
-
     /// A worker takes nothing new: what it was not sent goes to others.
     fn leave(&mut self, slot: u32) {
         self.picker.remove(slot);
         let waiting = self.take_waiting(slot);
         self.redistribute(waiting);
+        self.move_lane(slot);
+        self.give_up_hope();
         self.mark(slot);
         self.signals.changed = true;
     }
@@ -803,7 +709,6 @@ impl Core {
                 self.undelivered(slot, entry, UndeliveredReason::WorkerGone);
             }
         }
-        self.pump();
     }
 
     /// Moves what a worker left, once it is certainly dead and its port read to the end. `shared`:
@@ -834,18 +739,31 @@ impl Core {
             entry.attempts += 1;
             if shared {
                 self.counters.touched += u64::from(entry.is_connection());
-                self.close_touched(slot, entry);
+                self.close_silently(slot, entry, UndeliveredReason::Touched);
             } else {
                 self.move_on(slot, entry, UndeliveredReason::WorkerGone, true);
             }
         }
         self.redistribute(waiting.into_iter().map(|entry| (slot, entry)).collect());
+        self.move_lane(slot);
+        self.give_up_hope();
         self.event(slot, WorkerEvent::Exit(exit));
         self.signals.changed = true;
     }
 
     fn undelivered(&mut self, slot: u32, entry: Entry, reason: UndeliveredReason) {
         self.counters.undelivered += 1;
+        let reason = match reason {
+            UndeliveredReason::NoWorker if self.is_ending() => UndeliveredReason::ShuttingDown,
+            UndeliveredReason::WorkerGone if self.closing => UndeliveredReason::ShuttingDown,
+            reason => reason,
+        };
+        let (message, transfer) = entry.into_parts();
+        self.come_back(slot, Undelivered { message, transfer, reason });
+    }
+
+    /// Tells the owner what came back, or, where nobody fetches events, the client at least.
+    fn come_back(&mut self, slot: u32, undelivered: Undelivered) {
         let unfetched = self.events.len() >= QUEUE_MESSAGES
             && self
                 .events
@@ -853,14 +771,8 @@ impl Core {
                 .filter(|(_, event)| matches!(event, WorkerEvent::Undelivered(_)))
                 .count()
                 >= QUEUE_MESSAGES;
-        let (message, transfer) = entry.into_parts();
-        let undelivered = Undelivered { message, transfer, reason };
         if self.closing || unfetched {
-            // Nobody fetches events: the client at least is told.
-            if let Some(connection) = undelivered.into_connection() {
-                let reason = crate::reject::Rejection::status(503, reason.as_str());
-                connection.reject_with(reason);
-            }
+            undelivered.reject();
             return;
         }
         self.event(slot, WorkerEvent::Undelivered(undelivered));

@@ -1,11 +1,13 @@
 //! The tasks of a pool: one that hears the supervisor, one a worker's port, one for the queue's
 //! deadlines. They wait; [`Core`](super::Core) decides.
 
+use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
@@ -17,6 +19,7 @@ use super::slot::{Obstruction, Slot};
 use super::{Core, Shared};
 use crate::control::ControlPort;
 use crate::link::Link;
+use crate::queue::watch::{self, Watch};
 
 /// Packets read from one worker before others get their turn.
 const TURN: usize = 32;
@@ -42,7 +45,7 @@ impl Ports {
     pub(crate) fn new(pools: Vec<Arc<Shared>>, epoch: u16) -> Self {
         let mut tasks = JoinSet::new();
         for pool in &pools {
-            tasks.spawn(keep_deadlines(Arc::clone(pool)));
+            tasks.spawn(keep_queue(Arc::clone(pool)));
         }
         Self { pools, tasks, epoch }
     }
@@ -162,13 +165,50 @@ async fn give_up_later(shared: Arc<Shared>, worker: WorkerId) {
     });
 }
 
-/// Gives back what waited too long in the pool's queue.
-async fn keep_deadlines(shared: Arc<Shared>) {
+/// Gives back what waited too long in the pool's queue, and closes what nobody waits for any more.
+async fn keep_queue(shared: Arc<Shared>) {
+    let mut watch: Option<Arc<Watch>> = None;
     loop {
-        let next = shared.step(|core| core.sweep(Instant::now()));
-        match next {
-            Some(deadline) => sleep_until(deadline.into()).await,
-            None => shared.queued.notified().await,
+        let (next, unwatched) = shared
+            .step(|core| (core.sweep(tokio::time::Instant::now().into_std()), core.is_unwatched()));
+        if unwatched {
+            match Watch::new() {
+                Ok(new) => {
+                    let new = Arc::new(new);
+                    shared.step(|core| core.watch(Arc::clone(&new)));
+                    watch = Some(new);
+                }
+                // Tried again at the next that waits; until then deadlines end the waiting.
+                Err(error) => tracing::warn!(%error, "clients that wait are not watched"),
+            }
+        }
+        tokio::select! {
+            () = shared.queued.notified() => {}
+            () = sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {}
+            ready = signs_of(watch.as_deref()), if watch.is_some() => {
+                let (Ok(mut ready), Some(watch)) = (ready, &watch) else { return };
+                if !shared.step(|core| take_signs(core, watch)) {
+                    ready.clear_ready();
+                }
+            }
+        }
+    }
+}
+
+async fn signs_of(watch: Option<&Watch>) -> io::Result<AsyncFdReadyGuard<'_, OwnedFd>> {
+    match watch {
+        Some(watch) => watch.readable().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// Takes one turn's signs of clients that wait. Returns whether there may be more.
+fn take_signs(core: &mut Core, clients: &Watch) -> bool {
+    match clients.take_signs(|sign| core.client_sign(sign)) {
+        Ok(count) => count == watch::TURN,
+        Err(error) => {
+            tracing::error!(%error, "clients that wait cannot be looked at");
+            false
         }
     }
 }

@@ -43,6 +43,12 @@ impl Picker {
         }
     }
 
+    /// Makes room for slots up to `slots`.
+    pub(crate) fn grow(&mut self, slots: usize) {
+        self.place.resize(slots, ABSENT);
+        self.rank.resize(slots, Rank { sluggish: false, load: 0, turn: self.turns });
+    }
+
     /// The best candidate.
     pub(crate) fn best(&self) -> Option<u32> {
         self.heap.first().copied()

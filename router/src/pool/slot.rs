@@ -65,6 +65,8 @@ pub(crate) struct Slot {
     pub(crate) greeted: bool,
     /// `terminate()` was called: no event of it any more but the exit.
     pub(crate) silenced: bool,
+    /// Somebody keeps it out of the choice.
+    pub(crate) held: bool,
     /// It finishes what it has, and nobody takes its place.
     pub(crate) finishing: bool,
     /// It refused for want of room: nothing is offered before it says something else.
@@ -103,6 +105,7 @@ impl Slot {
             obstruction: Obstruction::None,
             greeted: false,
             silenced: false,
+            held: false,
             finishing: false,
             choked: false,
             received: 0,
@@ -143,7 +146,9 @@ impl Slot {
 
     /// Whether connections for which there is no room now may wait for this slot.
     pub(crate) fn may_take_later(&self) -> bool {
-        !self.silenced && !matches!(self.state, State::Leaving | State::Vacant { last: true })
+        !self.held
+            && !self.is_unwanted()
+            && !matches!(self.state, State::Leaving | State::Vacant { last: true })
     }
 
     /// Whether nobody will take this process's place.
