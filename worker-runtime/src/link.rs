@@ -12,7 +12,9 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use tokio::time::Instant;
 use vestibule_protocol::Data;
+use vestibule_protocol::codec::EncodeError;
 use vestibule_protocol::handshake::{Attach, Hello};
+use vestibule_protocol::limits::MAX_MESSAGE;
 use vestibule_protocol::message::{ErrorReport, Refusal};
 use vestibule_protocol::port::{PostError, PostMessageError, SocketError};
 use vestibule_protocol::socket::{PacketSocket, Readiness as _, SendError, Sent};
@@ -194,6 +196,10 @@ impl Link {
     pub(crate) fn post(self: &Arc<Self>, data: Data) -> Result<u64, PostMessageError> {
         let back =
             |reason, message| Err(PostMessageError { reason, message, transfer: Vec::new() });
+        if data.len() > MAX_MESSAGE {
+            let error = EncodeError::TooLarge { length: data.len(), bound: MAX_MESSAGE };
+            return back(error.into(), data);
+        }
         let mut outbox = lock(&self.outbox);
         if outbox.is_closed() || self.is_closing() {
             return back(PostError::Closed, data);

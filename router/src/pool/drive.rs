@@ -11,6 +11,7 @@ use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::sync::{Notify, mpsc};
 use tokio::task::JoinSet;
 use tokio::time::sleep_until;
+use vestibule_protocol::limits::{MAX_MESSAGE, MAX_TRANSFER_LIST};
 use vestibule_protocol::message::FromWorker;
 use vestibule_protocol::socket::{PacketBuffer, PacketSocket, Readiness, ReceiveError};
 use vestibule_protocol::supervision::{FromRouter, ToRouter, WorkerId};
@@ -218,7 +219,8 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
     let Some(wake) = shared.core().slot(worker.slot).map(|slot| Arc::clone(&slot.wake)) else {
         return;
     };
-    let mut buffer = PacketBuffer::default();
+    // A worker's message has no transfer list, for which a large body has room besides.
+    let mut buffer = PacketBuffer::new(MAX_MESSAGE - MAX_TRANSFER_LIST);
     let mut stuck = pin!(sleep_until(Instant::now().into()));
     let mut watching = false;
     loop {
