@@ -38,8 +38,6 @@ pub enum Said {
     Flood(u64),
     /// It had a `message_error` event.
     MessageError(String),
-    /// What it posted came back.
-    Undelivered(u64, String),
     /// A port that was transferred to it closed, after so many messages.
     PortClosed(usize),
     /// Done.

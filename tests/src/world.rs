@@ -12,7 +12,7 @@ use vestibule_router::{
     Connection, Listener, Undelivered, Worker, WorkerEvent, WorkerOptions, WorkerPool,
 };
 
-use crate::client::Client;
+use crate::client::{Client, Response};
 use crate::orders::Said;
 use crate::{census, process};
 
@@ -141,6 +141,15 @@ impl World {
         let connection = self.accept(listener);
         assert_eq!(connection.peer_addr(), Some(client.address()), "another client's connection");
         (client, connection)
+    }
+
+    /// Asks one worker for `/` over a connection of its own. What was sent to it before has been
+    /// taken when the answer is there.
+    pub fn connect_and_ask(&self, worker: &Worker) -> Response {
+        let mut listener = self.listener();
+        let (mut client, connection) = self.connect(&mut listener);
+        worker.post_message(&0u64, [connection]).unwrap();
+        client.get("/")
     }
 
     /// The next connection, paused.

@@ -79,7 +79,7 @@ fn facts(stream: &Stream, info: &ConnectionInfo) -> String {
     let flags = rustix::fs::fcntl_getfl(stream).unwrap();
     format!(
         "worker={} pid={} reqno={} id={} peer={} listener={} route={} descriptor={} \
-         nonblocking={}\n",
+         nonblocking={} lost={}\n",
         std::env::var("VESTIBULE_WORKER").unwrap(),
         std::process::id(),
         info.message().decode::<u64>().map_or("none".to_owned(), |reqno| reqno.to_string()),
@@ -89,5 +89,6 @@ fn facts(stream: &Stream, info: &ConnectionInfo) -> String {
         info.route,
         stream.as_fd().as_raw_fd(),
         flags.contains(rustix::fs::OFlags::NONBLOCK),
+        crate::obey::LOST.load(std::sync::atomic::Ordering::Relaxed),
     )
 }
