@@ -45,9 +45,10 @@ pub use accept::{accept_dry, serve};
 pub use connection::Connection;
 pub use event::{Exit, Undelivered, UndeliveredReason, WorkerError, WorkerEvent};
 pub use listener::{ListenError, Listener};
-pub use options::{Restart, WorkerOptions};
+pub use options::{Output, Restart, WorkerOptions};
 pub use pool::Balance;
 pub use pool::core::{Counters, Refused};
+pub use supervisor::identity::IdentityError;
 pub use transfer::Transfer;
 pub use vestibule_protocol::{
     Codec, ConnectionInfo, Data, MessageChannel, MessagePort, Transferable,

@@ -7,6 +7,7 @@ use std::time::Duration;
 use vestibule_protocol::Codec;
 
 use crate::pool::{Balance, Settings};
+use crate::supervisor::identity::IdentityOptions;
 
 /// How to run a worker, and how its pool behaves. Every default is the documented one.
 #[derive(Clone, Debug)]
@@ -16,7 +17,9 @@ pub struct WorkerOptions {
     pub(crate) arg0: Option<OsString>,
     pub(crate) arguments: Vec<OsString>,
     pub(crate) environment: Vec<(OsString, OsString)>,
-    pub(crate) directory: Option<PathBuf>,
+    pub(crate) identity: IdentityOptions,
+    pub(crate) output: Output,
+    pub(crate) port: Option<u16>,
     pub(crate) pool: String,
     pub(crate) codec: Codec,
     pub(crate) balance: Balance,
@@ -31,6 +34,18 @@ pub struct WorkerOptions {
     pub(crate) close_timeout: Duration,
     pub(crate) stop_timeout: Duration,
     pub(crate) restart: Option<Restart>,
+}
+
+/// Where a worker's standard output and error go.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Output {
+    /// Where this process's go. Standard input is this process's too.
+    #[default]
+    Inherit,
+    /// Line by line to the terminal that standard error is, as `app-1 | …`; else to the log
+    /// (`tracing`, target `vestibule::output`, fields `worker` and `stream`). Standard input is
+    /// `/dev/null`. A worker that ends before it is ready is reported with its last lines.
+    Lines,
 }
 
 /// When a worker that ended is started again.
@@ -56,7 +71,9 @@ impl WorkerOptions {
             arg0: None,
             arguments: Vec::new(),
             environment: Vec::new(),
-            directory: None,
+            identity: IdentityOptions::default(),
+            output: Output::Inherit,
+            port: None,
             pool: "app".to_owned(),
             codec: Codec::Bincode,
             balance: Balance::LeastConnections,
@@ -92,9 +109,78 @@ impl WorkerOptions {
         self
     }
 
-    /// Its working directory.
+    /// Its working directory, inside its [`root`](Self::root), entered as its user. Unless it is
+    /// said: this process's, or that root.
     pub fn directory(mut self, directory: impl AsRef<Path>) -> Self {
-        self.directory = Some(directory.as_ref().to_owned());
+        self.identity.directory = Some(directory.as_ref().to_owned());
+        self
+    }
+
+    /// Its user, a name or a number: with that user's groups, `HOME`, `USER` and `LOGNAME`, without
+    /// capabilities unless it is root, and for good. Unless it is said: this process's.
+    ///
+    /// Needs `CAP_SETUID` and `CAP_SETGID`, as do [`group`](Self::group) and
+    /// [`groups`](Self::groups). A number without an entry in the user database gets the group of
+    /// the same number and no other.
+    pub fn user(mut self, user: impl Into<String>) -> Self {
+        self.identity.user = Some(user.into());
+        self
+    }
+
+    /// Its group, a name or a number, instead of its user's.
+    pub fn group(mut self, group: impl Into<String>) -> Self {
+        self.identity.group = Some(group.into());
+        self
+    }
+
+    /// Its supplementary groups, names or numbers: these and no others, instead of its user's.
+    pub fn groups<G: Into<String>>(mut self, groups: impl IntoIterator<Item = G>) -> Self {
+        self.identity.groups = Some(groups.into_iter().map(Into::into).collect());
+        self
+    }
+
+    /// Permission bits that its new files do not get, at most `0o777` (`umask(2)`).
+    pub fn umask(mut self, mask: u32) -> Self {
+        self.identity.umask = Some(mask);
+        self
+    }
+
+    /// Its niceness, from -20 (favoured, which takes `CAP_SYS_NICE` or `RLIMIT_NICE`) to 19.
+    pub fn nice(mut self, nice: i32) -> Self {
+        self.identity.nice = Some(nice);
+        self
+    }
+
+    /// Its descriptor limit, soft and hard. Unless it is said, the soft limit is raised to the hard
+    /// one; above the hard one takes `CAP_SYS_RESOURCE`.
+    pub fn nofile(mut self, descriptors: u64) -> Self {
+        self.identity.nofile = Some(descriptors);
+        self
+    }
+
+    /// Its root directory (`chroot(2)`), which takes `CAP_SYS_CHROOT`. Program, `PATH` and working
+    /// directory are looked for inside.
+    pub fn root(mut self, root: impl AsRef<Path>) -> Self {
+        self.identity.root = Some(root.as_ref().to_owned());
+        self
+    }
+
+    /// Neither it nor a program that it executes gains privileges (`PR_SET_NO_NEW_PRIVS`); it has no
+    /// ambient capabilities, and none at all unless it is root.
+    pub fn no_new_privileges(mut self) -> Self {
+        self.identity.no_new_privileges = true;
+        self
+    }
+
+    /// Where its standard output and error go.
+    pub fn output(mut self, output: Output) -> Self {
+        self.output = output;
+        self
+    }
+
+    /// `PORT` in its environment: where an application that asks finds out what it is served at.
+    pub fn port(mut self, port: u16) -> Self {
+        self.port = Some(port);
         self
     }
 

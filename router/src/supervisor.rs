@@ -2,9 +2,13 @@
 //! router's half in messages over a real port, and keeps nothing but processes and descriptors.
 
 pub(crate) mod backoff;
+pub(crate) mod environment;
+pub(crate) mod identity;
 pub(crate) mod life;
+pub(crate) mod output;
 pub(crate) mod process_table;
 pub(crate) mod program;
+pub(crate) mod spawn;
 
 use std::sync::Arc;
 

@@ -20,6 +20,7 @@ use crate::pool::core::{Counters, Refused};
 use crate::pool::slot::State;
 use crate::pool::{Shared, drive};
 use crate::supervisor;
+use crate::supervisor::identity::{Identity, IdentityError};
 use crate::transfer::Transfer;
 
 /// One worker: a process with a port. Several handles may name it; when the last one of a pool is
@@ -61,6 +62,9 @@ pub enum SpawnError {
     /// The channel to the supervising task could not be made.
     #[error("cannot set up the supervision of workers")]
     Channel(#[from] SocketError),
+    /// Its workers cannot be who they should be.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// A worker did not become ready; all others were ended.
     #[error("{name}: {error}")]
     Worker {
@@ -284,6 +288,7 @@ impl WorkerPool {
         if count == 0 {
             return Err(SpawnError::Empty);
         }
+        Identity::resolve(&options.identity)?;
         let (one, two) = seqpacket_pair().map_err(|error| SocketError::System(error.into()))?;
         let (supervisor_end, router_end) = (ControlPort::new(one)?, ControlPort::new(two)?);
         let names: Vec<Arc<str>> =

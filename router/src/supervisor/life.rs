@@ -1,9 +1,7 @@
 //! The life of one slot: start a process, watch it, end it when asked, start the next.
 
 use std::os::fd::AsFd;
-use std::os::unix::process::CommandExt;
 use std::pin::Pin;
-use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -11,11 +9,13 @@ use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
-use vestibule_protocol::sys::seqpacket_pair;
 
 use super::backoff::Backoff;
+use super::identity::Identity;
+use super::output::{Capture, Tail};
 use super::process_table::Report;
-use super::program::{self, StartError};
+use super::program::StartError;
+use super::spawn;
 use crate::options::WorkerOptions;
 use crate::sys::process::{self, Started};
 
@@ -66,7 +66,24 @@ struct Ended {
     reason: Option<String>,
     /// It was told to end: no other follows.
     wanted: bool,
+    /// It was ready once.
+    ready: bool,
     lived: Duration,
+}
+
+impl Ended {
+    /// A process that was never ready has probably said why.
+    fn add_lines(&mut self, tail: &Tail) {
+        if self.ready || self.wanted {
+            return;
+        }
+        let said = !tail.lines().is_empty();
+        self.reason = match self.reason.take() {
+            Some(reason) => Some(tail.explain(reason)),
+            None if said => Some(tail.explain(format!("ended before it was ready: {}", self.exit))),
+            None => None,
+        };
+    }
 }
 
 /// Runs a slot until its process is not to be replaced. If the orders end, so does the process.
@@ -74,19 +91,25 @@ pub(crate) async fn run(
     first: WorkerId,
     name: Arc<str>,
     options: Arc<WorkerOptions>,
+    tail: Tail,
     mut orders: Orders,
     reports: mpsc::UnboundedSender<Report>,
 ) {
     let mut backoff = options.restart.map(Backoff::new);
     let mut worker = first;
+    let mut identity = None;
     loop {
         let again = backoff.is_some();
-        let lived = match start(&name, &options, worker) {
-            Ok((process, report)) => {
+        let lived = match start(&name, &options, &mut identity, &tail, worker) {
+            Ok((process, capture, report)) => {
                 // Without a router there is nobody to be told; its end is noticed by the orders.
                 let _ = reports.send(report);
                 let life = Life::new(worker, &options, process);
-                let ended = life.run(&name, &mut orders, &reports).await;
+                let mut ended = life.run(&name, &mut orders, &reports).await;
+                if let Some(capture) = capture {
+                    capture.finish().await;
+                }
+                ended.add_lines(&tail);
                 let again = again && !ended.wanted;
                 let Ended { exit, reason, lived, .. } = ended;
                 let _ = reports.send((ToRouter::Gone { worker, exit, reason, again }, None));
@@ -130,45 +153,23 @@ async fn pause(orders: &mut Orders, delay: Duration) -> bool {
     }
 }
 
+/// Starts the slot's next process, as whom the slot found out at its first.
 fn start(
-    name: &str,
+    name: &Arc<str>,
     options: &WorkerOptions,
+    identity: &mut Option<Identity>,
+    tail: &Tail,
     worker: WorkerId,
-) -> Result<(Started, Report), StartError> {
-    let path = std::env::var_os("PATH");
-    let program = program::find(&options.program, path.as_deref())?;
-    let system = |source: std::io::Error| StartError::System { program: program.clone(), source };
-    let (router_end, worker_end) = seqpacket_pair().map_err(|error| system(error.into()))?;
-    let mut command = Command::new(&program);
-    if let Some(name) = &options.arg0 {
-        command.arg0(name);
-    }
-    command.args(&options.arguments);
-    if let Some(directory) = &options.directory {
-        command.current_dir(directory);
-    }
-    for (key, _) in std::env::vars_os() {
-        if is_ours(&key) {
-            command.env_remove(key);
-        }
-    }
-    command.envs(options.environment.iter().map(|(key, value)| (key, value)));
-    command.env("VESTIBULE_WORKER", name);
-    command.env("VESTIBULE_POOL", &options.pool);
-    command.env("VESTIBULE_FD", std::os::fd::AsRawFd::as_raw_fd(&worker_end).to_string());
-    command.env("NODE_APP_INSTANCE", worker.slot.to_string());
-    let process = process::spawn(&mut command, worker_end.as_fd()).map_err(|source| {
-        program::explain(program.clone(), options.directory.as_deref(), source)
-    })?;
+) -> Result<(Started, Option<Capture>, Report), StartError> {
+    let identity = match identity {
+        Some(identity) => identity,
+        None => identity.insert(Identity::resolve(&options.identity)?),
+    };
+    tail.clear();
+    let (process, capture, port) = spawn::start(name, options, identity, tail, worker)?;
     let pid = process.pid.as_raw_nonzero().get().unsigned_abs();
-    tracing::info!(worker = name, pid, "worker started");
-    Ok((process, (ToRouter::Started { worker, pid }, Some(router_end))))
-}
-
-/// Variables that speak of this process and not of its workers.
-fn is_ours(key: &std::ffi::OsStr) -> bool {
-    let key = key.to_string_lossy();
-    key.starts_with("VESTIBULE_") || key.starts_with("LISTEN_") || key == "NOTIFY_SOCKET"
+    tracing::info!(worker = &**name, pid, "worker started");
+    Ok((process, capture, (ToRouter::Started { worker, pid }, Some(port))))
 }
 
 /// What is done to a process next, and when.
@@ -188,6 +189,7 @@ struct Life<'o> {
     process: Started,
     started: Instant,
     wanted: bool,
+    ready: bool,
     reason: Option<String>,
     next: Option<Step>,
     timer: Pin<Box<Sleep>>,
@@ -198,7 +200,8 @@ impl<'o> Life<'o> {
         let started = Instant::now();
         let timer = Box::pin(tokio::time::sleep(options.start_timeout));
         let next = Some(Step::TooLate);
-        Self { worker, options, process, started, wanted: false, reason: None, next, timer }
+        let (wanted, ready, reason) = (false, false, None);
+        Self { worker, options, process, started, wanted, ready, reason, next, timer }
     }
 
     async fn run(
@@ -221,7 +224,8 @@ impl<'o> Life<'o> {
                     if let Ok(Some(exit)) = process::reap(&self.process) {
                         tracing::info!(worker = name, %exit, "worker ended");
                         let lived = self.started.elapsed();
-                        return Ended { exit, reason: self.reason, wanted: self.wanted, lived };
+                        let Self { reason, wanted, ready, .. } = self;
+                        return Ended { exit, reason, wanted, ready, lived };
                     }
                 }
                 order = orders.recv(), if !orphaned => match order {
@@ -241,6 +245,7 @@ impl<'o> Life<'o> {
     fn obey(&mut self, name: &str, order: Order) {
         match order {
             Order::Ready => {
+                self.ready = true;
                 if self.next == Some(Step::TooLate) {
                     self.next = None;
                 }

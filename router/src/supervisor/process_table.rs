@@ -10,6 +10,7 @@ use tokio::task::JoinSet;
 use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
 
 use super::life::{self, Order};
+use super::output::Tail;
 use crate::control::Parcel;
 use crate::options::WorkerOptions;
 
@@ -57,6 +58,8 @@ pub(crate) struct Record {
     pub(crate) since: Instant,
     pub(crate) last_exit: Option<Exit>,
     pub(crate) last_error: Option<String>,
+    /// The last lines of its last process.
+    pub(crate) tail: Tail,
     /// Processes that the slot had before this one.
     pub(crate) restarts: u32,
     /// It was ready once, in any generation.
@@ -91,6 +94,7 @@ impl ProcessTable {
     ) {
         let (orders, received) = mpsc::unbounded_channel();
         let worker = WorkerId { pool, slot, generation: 0 };
+        let tail = Tail::default();
         let record = Record {
             name: Arc::clone(&name),
             worker,
@@ -99,13 +103,14 @@ impl ProcessTable {
             since: Instant::now(),
             last_exit: None,
             last_error: None,
+            tail: tail.clone(),
             restarts: 0,
             was_ready: false,
             orders,
             port: None,
         };
         self.records.insert((pool, slot), record);
-        self.tasks.spawn(life::run(worker, name, options, received, self.report.clone()));
+        self.tasks.spawn(life::run(worker, name, options, tail, received, self.report.clone()));
     }
 
     /// What is known, by pool and slot.

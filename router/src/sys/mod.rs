@@ -2,6 +2,8 @@
 //! code of this crate is below this folder.
 #![allow(unsafe_code, reason = "each call is wrapped once, with its invariant")]
 
+pub(crate) mod prepare;
 pub(crate) mod process;
 pub(crate) mod reactor;
 pub(crate) mod tcp;
+pub(crate) mod users;

@@ -9,6 +9,8 @@ use rustix::io::Errno;
 use rustix::process::{Pid, PidfdFlags, Resource, Signal, WaitId, WaitIdOptions};
 use vestibule_protocol::supervision::Exit;
 
+use super::prepare::Preparation;
+
 /// A started process, known by a descriptor that cannot come to mean another one.
 #[derive(Debug)]
 pub(crate) struct Started {
@@ -16,46 +18,43 @@ pub(crate) struct Started {
     pub(crate) pidfd: OwnedFd,
 }
 
-/// Starts a program as the leader of a session of its own, with `port` as its only inherited
-/// descriptor besides standard input, output and error.
-///
-/// Between fork and exec, in this order: every descriptor from 3 on is marked close-on-exec, the port
-/// is not, the process gets a session, and its soft descriptor limit is raised to the hard one. The
-/// standard library reports an exec that fails over a descriptor that is close-on-exec already.
+/// Starts a program as [`spawn_as`] does, as who this process is.
 pub(crate) fn spawn(command: &mut Command, port: BorrowedFd<'_>) -> io::Result<Started> {
+    spawn_as(command, port, Preparation::default())
+}
+
+/// Starts a program as the leader of a session of its own, with `port` as its only inherited
+/// descriptor besides standard input, output and error, and as whom `preparation` says.
+///
+/// # Errors
+/// [`Failed::from_error`] names the step between fork and exec that failed; an error that names none
+/// is exec's (or fork's, for want of processes or memory).
+///
+/// [`Failed::from_error`]: super::prepare::Failed::from_error
+pub(crate) fn spawn_as(
+    command: &mut Command,
+    port: BorrowedFd<'_>,
+    preparation: Preparation,
+) -> io::Result<Started> {
     let port = port.as_raw_fd();
     let limit = rustix::process::getrlimit(Resource::Nofile);
-    let prepare = move || {
-        close_on_exec_from(3)?;
-        keep_on_exec(port)?;
-        rustix::process::setsid()?;
-        let raised = rustix::process::Rlimit { current: limit.maximum, maximum: limit.maximum };
-        // The limit stays as it is where the system forbids it.
-        let _ = rustix::process::setrlimit(Resource::Nofile, raised);
-        Ok(())
-    };
+    let prepare = move || preparation.carry_out(port, limit).map_err(io::Error::from);
     // SAFETY: the closure runs between fork and exec and makes only async-signal-safe system calls;
-    // it captures plain numbers and allocates nothing.
+    // what it captures was allocated before the fork, and it allocates nothing.
     unsafe { command.pre_exec(prepare) };
-    let child = command.spawn()?;
+    let mut child = command.spawn()?;
     let pid = Pid::from_child(&child);
     // Not yet reaped, so the number still means this process.
-    let pidfd = rustix::process::pidfd_open(pid, PidfdFlags::empty())?;
-    Ok(Started { pid, pidfd })
-}
-
-fn close_on_exec_from(first: libc::c_uint) -> io::Result<()> {
-    // SAFETY: marks descriptors; none is closed, so no owner is affected.
-    let result = unsafe {
-        libc::syscall(libc::SYS_close_range, first, libc::c_uint::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
+        Ok(pidfd) => pidfd,
+        Err(error) => {
+            // Nobody could watch it: it must not live on unknown.
+            let _ = rustix::process::kill_process_group(pid, Signal::KILL);
+            let _ = child.wait();
+            return Err(error.into());
+        }
     };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
-}
-
-fn keep_on_exec(descriptor: libc::c_int) -> io::Result<()> {
-    // SAFETY: changes a flag of a descriptor that the parent holds open across the fork.
-    let result = unsafe { libc::fcntl(descriptor, libc::F_SETFD, 0) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    Ok(Started { pid, pidfd })
 }
 
 /// Sends a signal to the one process.

@@ -15,6 +15,13 @@ pub(crate) fn readable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(registered?)
 }
 
+/// Registers a descriptor for writing only.
+pub(crate) fn writable(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: as in `readable`.
+    let registered = unsafe { AsyncFd::register_with_interest(descriptor, Interest::WRITABLE) };
+    Ok(registered?)
+}
+
 /// As [`readable`], for a duplicate.
 pub(crate) fn readable_duplicate(descriptor: BorrowedFd<'_>) -> io::Result<AsyncFd<OwnedFd>> {
     readable(descriptor.try_clone_to_owned()?)
