@@ -1,5 +1,7 @@
 //! Accepting connections, many at a time, and leaving them alone.
 
+mod shortage;
+
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -15,6 +17,7 @@ use vestibule_protocol::ConnectionInfo;
 use vestibule_protocol::connection_info::canonical;
 use vestibule_protocol::envelope::Transferable;
 
+use self::shortage::Shortage;
 use crate::connection::Connection;
 use crate::inspect::PausedConnection;
 
@@ -37,7 +40,19 @@ pub struct Listener {
     socket: AsyncFd<OwnedFd>,
     name: Arc<str>,
     route: Arc<str>,
-    short: bool,
+    shortage: Shortage,
+    counters: AcceptCounters,
+}
+
+/// What accepting took so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct AcceptCounters {
+    /// System calls, those that found no connection among them.
+    pub calls: u64,
+    /// Connections accepted.
+    pub accepted: u64,
+    /// Times that accepting stopped for a moment, for want of descriptors or memory.
+    pub pauses: u64,
 }
 
 /// Why an address cannot be listened on.
@@ -90,13 +105,24 @@ impl Listener {
         rustix::fs::fcntl_setfl(&socket, flags | rustix::fs::OFlags::NONBLOCK)?;
         rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
         let socket = crate::sys::reactor::readable(socket)?;
-        Ok(Self { socket, name: "web".into(), route: "default".into(), short: false })
+        Ok(Self {
+            socket,
+            name: "web".into(),
+            route: "default".into(),
+            shortage: Shortage::new(),
+            counters: AcceptCounters::default(),
+        })
     }
 
     /// The name that workers see.
     pub fn named(mut self, name: &str) -> Self {
         self.name = name.into();
         self
+    }
+
+    /// What accepting took so far.
+    pub fn counters(&self) -> AcceptCounters {
+        self.counters
     }
 
     /// The address that it listens on.
@@ -118,20 +144,22 @@ impl Listener {
     /// A connection is accepted only when this is ready.
     pub async fn accept(&mut self) -> io::Result<Connection> {
         loop {
+            self.wait_out().await;
             let mut ready = self.socket.readable().await?;
+            self.counters.calls += 1;
             match accept(self.socket.get_ref()) {
                 Ok((socket, peer)) => {
-                    drop(ready);
-                    self.short = false;
+                    self.counters.accepted += 1;
+                    self.shortage.accepted(&socket);
                     return Ok(self.connection(socket, peer, now()));
                 }
                 Err(error) => match Obstacle::of(error) {
-                    Obstacle::Empty => ready.clear_ready(),
-                    Obstacle::ThatOne => {}
-                    Obstacle::Shortage => {
-                        drop(ready);
-                        self.wait_out(error).await;
+                    Obstacle::Empty => {
+                        ready.clear_ready();
+                        self.shortage.queue_is_empty();
                     }
+                    Obstacle::ThatOne => {}
+                    Obstacle::Shortage => self.shortage.failed(),
                     Obstacle::Fatal => return Err(error.into()),
                 },
             }
@@ -147,44 +175,44 @@ impl Listener {
     /// What was accepted is in `taken`.
     pub(crate) async fn accept_burst(&mut self, taken: &mut Vec<Connection>) -> io::Result<()> {
         while taken.is_empty() {
+            self.wait_out().await;
             let mut ready = self.socket.readable().await?;
             let accepted = now();
-            let mut shortage = None;
-            while taken.len() < BURST {
+            while taken.len() < BURST && !self.shortage.is_stopped() {
+                self.counters.calls += 1;
                 match accept(self.socket.get_ref()) {
-                    Ok((socket, peer)) => taken.push(self.connection(socket, peer, accepted)),
+                    Ok((socket, peer)) => {
+                        self.counters.accepted += 1;
+                        self.shortage.accepted(&socket);
+                        taken.push(self.connection(socket, peer, accepted));
+                    }
                     Err(error) => match Obstacle::of(error) {
                         Obstacle::Empty => {
                             ready.clear_ready();
+                            self.shortage.queue_is_empty();
                             break;
                         }
                         Obstacle::ThatOne => {}
-                        Obstacle::Shortage => {
-                            shortage = Some(error);
-                            break;
-                        }
+                        Obstacle::Shortage => self.shortage.failed(),
                         Obstacle::Fatal => return Err(error.into()),
                     },
                 }
-            }
-            drop(ready);
-            match shortage {
-                Some(error) if taken.is_empty() => self.wait_out(error).await,
-                Some(_) => {}
-                None if !taken.is_empty() => self.short = false,
-                None => {}
             }
         }
         Ok(())
     }
 
-    /// Takes up to [`BURST`] connections that are there already, without waiting. Returns whether
-    /// there may be more.
+    /// Takes up to [`BURST`] connections that are there already, without waiting and without regard
+    /// for the reserve: the listener is about to be closed. Returns whether there may be more.
     pub(crate) fn take_present(&mut self, taken: &mut Vec<Connection>) -> bool {
         let accepted = now();
         while taken.len() < BURST {
+            self.counters.calls += 1;
             match accept(self.socket.get_ref()) {
-                Ok((socket, peer)) => taken.push(self.connection(socket, peer, accepted)),
+                Ok((socket, peer)) => {
+                    self.counters.accepted += 1;
+                    taken.push(self.connection(socket, peer, accepted));
+                }
                 Err(error) => match Obstacle::of(error) {
                     Obstacle::ThatOne => {}
                     Obstacle::Empty | Obstacle::Shortage | Obstacle::Fatal => return false,
@@ -207,18 +235,21 @@ impl Listener {
         Connection::new(PausedConnection::new(socket), info)
     }
 
-    /// One line for one shortage, however long it lasts.
-    async fn wait_out(&mut self, error: Errno) {
-        if !self.short {
-            self.short = true;
-            tracing::error!(
-                listener = &*self.name,
-                error = %io::Error::from(error),
-                "cannot accept for want of descriptors or memory; new connections wait in the \
-                 kernel's queue until some are free"
-            );
+    /// Leaves connections in the kernel's queue while descriptors or memory are short. One line for
+    /// one shortage, however long it lasts.
+    async fn wait_out(&mut self) {
+        while self.shortage.is_stopped() {
+            if self.shortage.tell() {
+                tracing::error!(
+                    listener = &*self.name,
+                    "descriptors or memory are short: new connections wait in the kernel's queue \
+                     until some are free (raise the limit on open files)"
+                );
+            }
+            self.counters.pauses += 1;
+            tokio::time::sleep(SHORTAGE_PAUSE).await;
+            self.shortage.look_again(&self.socket);
         }
-        tokio::time::sleep(SHORTAGE_PAUSE).await;
     }
 }
 
@@ -273,7 +304,11 @@ fn now() -> u64 {
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
 }
 
-fn bind(text: &str) -> Result<OwnedFd, ListenError> {
+/// Binds an address without a runtime: see [`Listener::bind`].
+///
+/// # Errors
+/// See [`ListenError`].
+pub fn bind(text: &str) -> Result<OwnedFd, ListenError> {
     let (address, only_v6) = match text.strip_prefix("*:") {
         Some(port) => (format!("[::]:{port}"), false),
         None => (text.to_owned(), true),
@@ -287,6 +322,11 @@ fn bind(text: &str) -> Result<OwnedFd, ListenError> {
         error => system(text, error.into()),
     })?;
     Ok(socket)
+}
+
+/// The address of a listening socket; `None` if it is no Internet socket.
+pub fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
+    SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()
 }
 
 fn listen(address: SocketAddr, only_v6: bool) -> Result<OwnedFd, Errno> {
