@@ -52,6 +52,8 @@ macro_rules! hostile {
     ($($argument:expr),*) => {
         $crate::world::options(env!("CARGO_BIN_EXE_hostile-worker"))
             .env("TEST_GOOD_WORKER", env!("CARGO_BIN_EXE_test-worker"))
+            // It does not listen: the close message is a waste of time.
+            .stop_timeouts(std::time::Duration::ZERO, $crate::DEADLINE)
             $(.arg($argument))*
     };
 }

@@ -132,9 +132,7 @@ fn point_04_a_worker_whose_messages_nobody_fetches_is_told_that_they_were_not_ta
         }
         // Its answers fill what the router keeps; the next ones go back to it.
         for _ in 0..8 {
-            until("there is room", || {
-                worker.post_message(&Order::Echo("lost".into()), ()).is_ok()
-            });
+            until("there is room", || worker.post_message(&Order::Echo("lost".into()), ()).is_ok());
         }
         until("all eight came back to the worker", || {
             world.connect_and_ask(&worker).field("lost") == "8"
