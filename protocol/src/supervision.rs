@@ -75,10 +75,10 @@ pub struct PoolSetup {
 pub struct RuleSetup {
     /// Its name.
     pub name: String,
-    /// Only connections of this listener.
-    pub listener: Option<u32>,
-    /// Only peers in one of these networks, as text (`10.0.0.0/8`); empty: any.
-    pub peer: Vec<String>,
+    /// Only connections of these listeners, by their places; `None`: of any.
+    pub listeners: Option<Vec<u32>>,
+    /// Only peers in one of these networks, as text (`10.0.0.0/8`); `None`: any.
+    pub peers: Option<Vec<String>>,
     /// What happens.
     pub target: TargetSetup,
 }

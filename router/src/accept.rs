@@ -4,6 +4,7 @@ use std::io;
 
 use crate::connection::Connection;
 use crate::listener::{BURST, Listener};
+use crate::pool::Shared;
 use crate::pool::core::Refused;
 use crate::reject::Rejection;
 use crate::worker::WorkerPool;
@@ -20,7 +21,7 @@ pub async fn serve(listener: &mut Listener, pool: &WorkerPool) -> io::Result<()>
     let mut burst = Vec::with_capacity(BURST);
     loop {
         listener.accept_burst(&mut burst).await?;
-        hand_over(pool, &mut burst);
+        hand_over(pool.shared(), &mut burst);
         // Acknowledgements are read before the next burst: they free descriptors and windows.
         tokio::task::yield_now().await;
     }
@@ -31,7 +32,7 @@ pub async fn accept_dry(listener: &mut Listener, pool: &WorkerPool) {
     let mut burst = Vec::with_capacity(BURST);
     loop {
         let more = listener.take_present(&mut burst);
-        hand_over(pool, &mut burst);
+        hand_over(pool.shared(), &mut burst);
         if !more {
             return;
         }
@@ -39,12 +40,18 @@ pub async fn accept_dry(listener: &mut Listener, pool: &WorkerPool) {
     }
 }
 
-fn hand_over(pool: &WorkerPool, burst: &mut Vec<Connection>) {
+/// Hands over what one burst brought, each connection to whom the pool's balance says, in as few
+/// packets as workers allow; what cannot be taken, now or later, is rejected.
+pub(crate) fn hand_over(pool: &Shared, burst: &mut Vec<Connection>) {
     for (refused, connection) in pool.hand_over(burst) {
-        let reason = match refused {
-            Refused::QueueFull => "queue-full",
-            Refused::NoWorker | Refused::Closed => "no-worker",
-        };
-        connection.reject_with(Rejection::status(503, reason));
+        connection.reject_with(rejection(refused));
+    }
+}
+
+/// What a client is told whose connection nobody takes.
+pub(crate) fn rejection(refused: Refused) -> Rejection {
+    match refused {
+        Refused::QueueFull => Rejection::status(503, "queue-full"),
+        Refused::NoWorker | Refused::Closed => Rejection::status(503, "no-worker"),
     }
 }

@@ -9,6 +9,9 @@ use clap::{Args, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use vestibule_router::Balance;
 
+use vestibule_router::role::RoleError;
+use vestibule_router::supervisor::master::MasterError;
+
 use crate::startup::StartupError;
 
 /// The command was not used as it can be (`sysexits.h`: EX_USAGE).
@@ -33,6 +36,9 @@ struct Cli {
 enum Command {
     /// Listen on an address and hand every connection to one of several worker processes.
     Run(Run),
+    /// The process that accepts and hands over; the supervisor starts it.
+    #[command(hide = true)]
+    Router,
     /// The built-in worker: answers each request with its process and the request's facts.
     #[command(hide = true)]
     DemoWorker,
@@ -107,6 +113,7 @@ pub(crate) fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Run(run) => crate::startup::run(&run),
+        Command::Router => crate::startup::router(),
         Command::DemoWorker => crate::demo::run(),
     };
     match result {
@@ -115,9 +122,11 @@ pub(crate) fn main() -> ExitCode {
             eprintln!("vestibule: {}", chain(&error));
             ExitCode::from(match error {
                 StartupError::Listen(vestibule_router::ListenError::Address(_)) => USAGE,
-                StartupError::Listen(_) | StartupError::Runtime(_) | StartupError::Signals(_) => {
-                    SYSTEM
-                }
+                StartupError::Listen(_)
+                | StartupError::Master(
+                    MasterError::Runtime(_) | MasterError::Signals(_) | MasterError::Router(_),
+                ) => SYSTEM,
+                StartupError::Router(RoleError::ByHand) => USAGE,
                 _ => INTERNAL,
             })
         }

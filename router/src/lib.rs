@@ -26,16 +26,25 @@ mod accept;
 pub mod config;
 pub mod connection;
 mod control;
+#[cfg(feature = "cli")]
+mod dispatch;
 pub mod event;
 mod handoff;
 pub mod inspect;
 mod link;
 pub mod listener;
+#[cfg(feature = "cli")]
+pub mod metrics;
 pub mod options;
 mod pool;
 mod queue;
 pub mod reject;
+#[cfg(feature = "cli")]
+pub mod role;
 pub mod route;
+#[cfg(feature = "cli")]
+pub mod supervisor;
+#[cfg(not(feature = "cli"))]
 mod supervisor;
 mod sys;
 pub mod transfer;

@@ -68,9 +68,9 @@ pub(crate) struct Link {
 }
 
 impl Link {
-    /// Takes the router's end. Descriptors from the worker are refused in the kernel where it can.
+    /// Takes the router's end. A worker's large message comes in a memfd, so descriptors cannot be
+    /// refused in the kernel; what comes unasked is closed on a thread of its own.
     pub(crate) fn new(socket: PacketSocket, epoch: u16) -> Self {
-        sys::refuse_descriptors(socket.as_fd());
         Self { socket, epoch }
     }
 
@@ -219,7 +219,11 @@ impl Link {
             descriptors.insert(0, memory.as_fd());
             body.clear();
         }
-        let Ok(count) = u8::try_from(descriptors.len()) else { return Ok(None) };
+        // A list that leaves no room for the memfd of its own long facts.
+        if descriptors.len() > MAX_DESCRIPTORS {
+            return Ok(None);
+        }
+        let count = descriptors.len() as u8;
         let header = Header {
             codec: entry.data.codec(),
             large,

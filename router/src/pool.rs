@@ -12,11 +12,15 @@ pub(crate) mod slot;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
+use vestibule_protocol::Data;
+pub use vestibule_protocol::supervision::Balance;
 use vestibule_protocol::supervision::FromRouter;
 pub(crate) use vestibule_protocol::supervision::PoolSettings as Settings;
-pub use vestibule_protocol::supervision::Balance;
 
 pub(crate) use self::core::Core;
+use self::core::Refused;
+use crate::connection::Connection;
+use crate::handoff::{Cargo, Entry};
 
 /// What the tasks of a pool and its handles share.
 #[derive(Debug)]
@@ -26,6 +30,19 @@ pub(crate) struct Shared {
     pub(crate) changed: Notify,
     /// The queue has a first entry.
     pub(crate) queued: Notify,
+    /// Where the counts go that outlive this process.
+    #[cfg(feature = "cli")]
+    mirror: Option<Mirror>,
+}
+
+/// A pool's place among the counters that the supervisor keeps.
+#[cfg(feature = "cli")]
+#[derive(Debug)]
+struct Mirror {
+    metrics: Arc<crate::metrics::Metrics>,
+    pool: u32,
+    /// What earlier routers counted.
+    before: self::core::Counters,
 }
 
 impl Shared {
@@ -39,7 +56,17 @@ impl Shared {
             core: Mutex::new(Core::new(pool, settings, names, supervisor)),
             changed: Notify::new(),
             queued: Notify::new(),
+            #[cfg(feature = "cli")]
+            mirror: None,
         }
+    }
+
+    /// Counts on where earlier routers stopped.
+    #[cfg(feature = "cli")]
+    pub(crate) fn counting_in(mut self, metrics: Arc<crate::metrics::Metrics>, pool: u32) -> Self {
+        let before = metrics.pool(pool);
+        self.mirror = Some(Mirror { metrics, pool, before });
+        self
     }
 
     pub(crate) fn core(&self) -> MutexGuard<'_, Core> {
@@ -52,6 +79,10 @@ impl Shared {
         let mut core = self.core();
         let result = step(&mut core);
         let signals = core.take_signals();
+        #[cfg(feature = "cli")]
+        if let Some(Mirror { metrics, pool, before }) = &self.mirror {
+            metrics.note_pool(*pool, *before, core.counters());
+        }
         core.wake_dirty();
         drop(core);
         if signals.changed {
@@ -61,6 +92,24 @@ impl Shared {
             self.queued.notify_one();
         }
         result
+    }
+
+    /// Hands over what one burst brought, each connection to whom the balance says, in as few
+    /// packets as workers allow. What cannot be taken, now or later, comes back.
+    pub(crate) fn hand_over(&self, burst: &mut Vec<Connection>) -> Vec<(Refused, Connection)> {
+        let mut refused = Vec::new();
+        self.step(|core| {
+            for connection in burst.drain(..) {
+                let entry = Entry::new(Data::NONE, Cargo::Connection(connection));
+                if let Err((reason, entry)) = core.offer(entry)
+                    && let Cargo::Connection(connection) = entry.cargo
+                {
+                    refused.push((reason, connection));
+                }
+            }
+            core.flush();
+        });
+        refused
     }
 
     /// Sends everything that waits, at once: after a burst, from the task that accepted it.

@@ -5,9 +5,17 @@ pub(crate) mod backoff;
 pub(crate) mod environment;
 pub(crate) mod identity;
 pub(crate) mod life;
+#[cfg(feature = "cli")]
+pub mod master;
+#[cfg(feature = "cli")]
+mod notify;
 pub(crate) mod output;
 pub(crate) mod process_table;
 pub(crate) mod program;
+#[cfg(feature = "cli")]
+mod router_process;
+#[cfg(feature = "cli")]
+pub mod router_user;
 pub(crate) mod spawn;
 
 use std::sync::Arc;

@@ -13,7 +13,7 @@ use vestibule_protocol::sys::seqpacket_pair;
 use crate::connection::Connection;
 use crate::control::ControlPort;
 use crate::event::{WorkerError, WorkerEvent};
-use crate::handoff::{Cargo, Entry};
+use crate::handoff::Entry;
 use crate::link::packet_descriptors;
 use crate::options::WorkerOptions;
 use crate::pool::core::{Counters, Refused};
@@ -339,22 +339,8 @@ impl WorkerPool {
         }
     }
 
-    /// Hands over what one burst brought, each connection to whom the balance says, in as few
-    /// packets as workers allow. What cannot be taken, now or later, comes back.
-    pub(crate) fn hand_over(&self, burst: &mut Vec<Connection>) -> Vec<(Refused, Connection)> {
-        let mut refused = Vec::new();
-        self.handle.shared.step(|core| {
-            for connection in burst.drain(..) {
-                let entry = Entry::new(Data::NONE, Cargo::Connection(connection));
-                if let Err((reason, entry)) = core.offer(entry)
-                    && let Cargo::Connection(connection) = entry.cargo
-                {
-                    refused.push((reason, connection));
-                }
-            }
-            core.flush();
-        });
-        refused
+    pub(crate) fn shared(&self) -> &Shared {
+        &self.handle.shared
     }
 
     /// The next event of any worker, with its index; `None` after the last one.
@@ -421,7 +407,7 @@ fn post<T: Transfer>(
     })
 }
 
-async fn next_event(shared: &Shared, of: Option<u32>) -> Option<(u32, WorkerEvent)> {
+pub(crate) async fn next_event(shared: &Shared, of: Option<u32>) -> Option<(u32, WorkerEvent)> {
     loop {
         let changed = shared.changed.notified();
         tokio::pin!(changed);

@@ -34,6 +34,8 @@ pub(crate) enum Order {
     Finishing,
     /// The worker was told to end.
     End,
+    /// SIGTERM now: nobody is there who could say it in a message. Nobody takes its place.
+    Term,
     /// Its port ended.
     PortEnded,
     /// It must go now.
@@ -145,7 +147,7 @@ async fn pause(orders: &mut Orders, delay: Duration) -> bool {
         tokio::select! {
             () = &mut delay => return false,
             order = orders.recv() => match order {
-                None | Some((_, Order::End | Order::Finishing)) => return true,
+                None | Some((_, Order::End | Order::Finishing | Order::Term)) => return true,
                 // Late words about the process that is gone.
                 Some(_) => {}
             },
@@ -255,6 +257,10 @@ impl<'o> Life<'o> {
             Order::Finishing => {
                 self.wanted = true;
                 self.schedule(Step::Term, self.options.drain_timeout);
+            }
+            Order::Term => {
+                self.wanted = true;
+                self.schedule(Step::Term, Duration::ZERO);
             }
             Order::End => {
                 self.wanted = true;

@@ -203,7 +203,9 @@ impl ProcessTable {
                     record.phase = Phase::Ready;
                     record.was_ready = true;
                 }
-                Order::Draining | Order::Finishing | Order::End => record.phase = Phase::Draining,
+                Order::Draining | Order::Finishing | Order::End | Order::Term => {
+                    record.phase = Phase::Draining;
+                }
                 Order::PortEnded | Order::Kill(_) => {}
             }
         }
@@ -215,6 +217,13 @@ impl ProcessTable {
     pub(crate) fn order_all(&mut self, order: &Order) {
         for record in self.records.values_mut() {
             let _ = record.orders.send((record.worker, order.clone()));
+        }
+    }
+
+    /// No slot that waits to be started again is.
+    pub(crate) fn order_backoff_end(&mut self) {
+        for record in self.records.values().filter(|record| record.phase == Phase::Backoff) {
+            let _ = record.orders.send((record.worker, Order::End));
         }
     }
 

@@ -2,8 +2,12 @@
 //! code of this crate is below this folder.
 #![allow(unsafe_code, reason = "each call is wrapped once, with its invariant")]
 
+#[cfg(feature = "cli")]
+pub(crate) mod page;
 pub(crate) mod prepare;
 pub(crate) mod process;
 pub(crate) mod reactor;
+#[cfg(feature = "cli")]
+pub(crate) mod router_privileges;
 pub(crate) mod tcp;
 pub(crate) mod users;

@@ -57,6 +57,20 @@ pub(crate) fn spawn_as(
     Ok(Started { pid, pidfd })
 }
 
+/// Takes a descriptor that this process inherited and nobody owns yet; `None` if it is not open.
+#[cfg(feature = "cli")]
+pub(crate) fn take_inherited(number: i32) -> Option<OwnedFd> {
+    use std::os::fd::FromRawFd;
+    // SAFETY: fails with EBADF for what is not open, and changes nothing else.
+    let result = unsafe { libc::fcntl(number, libc::F_SETFD, libc::FD_CLOEXEC) };
+    if result != 0 || number < 3 {
+        return None;
+    }
+    // SAFETY: it is open, and the supervisor put it there for this process alone: called once, at
+    // the start, before anything else could own it.
+    Some(unsafe { OwnedFd::from_raw_fd(number) })
+}
+
 /// Sends a signal to the one process.
 pub(crate) fn signal(process: &Started, signal: Signal) -> Result<(), Errno> {
     rustix::process::pidfd_send_signal(&process.pidfd, signal)

@@ -1,0 +1,412 @@
+//! The supervisor's process: one thread that owns listeners, ports and processes, and never a byte of
+//! a client.
+
+use std::collections::HashSet;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, MissedTickBehavior};
+use vestibule_protocol::supervision::{FromRouter, PoolSetup, RuleSetup, Setup, ToRouter};
+
+use super::life::Order;
+use super::notify::Notifier;
+use super::process_table::{Phase, ProcessTable};
+use super::router_process::{RouterEvent, RouterProcess};
+use crate::metrics::Metrics;
+use crate::options::WorkerOptions;
+
+/// Routers in a row that may end before they accept: then something is wrong that no restart mends.
+const ROUTER_ATTEMPTS: u32 = 5;
+/// How long to wait before the next router after one that never accepted, times the failures.
+const ROUTER_DELAY: Duration = Duration::from_millis(100);
+/// How often the router is asked whether it lives.
+const PING: Duration = Duration::from_secs(1);
+/// How long it may take to answer, or to accept after its start: its turns are milliseconds.
+const ROUTER_PATIENCE: Duration = Duration::from_secs(5);
+
+/// Everything that a run needs, whole and checked.
+#[derive(Debug)]
+pub struct Plan {
+    /// Listening sockets, with their names.
+    pub listeners: Vec<(String, OwnedFd)>,
+    /// The pools.
+    pub pools: Vec<PoolPlan>,
+    /// The route table, first match first. Empty, with one pool: everything goes there.
+    pub rules: Vec<RuleSetup>,
+    /// User and group of the router; `None`: it stays who this process is.
+    pub router_identity: Option<(u32, u32)>,
+    /// What to tell a person once connections are accepted.
+    pub announcement: String,
+}
+
+/// One pool of a plan.
+#[derive(Debug)]
+pub struct PoolPlan {
+    /// How many workers it has.
+    pub workers: usize,
+    /// What they run.
+    pub options: WorkerOptions,
+}
+
+/// Why the supervisor ends with an error.
+#[derive(Debug, thiserror::Error)]
+pub enum MasterError {
+    /// There is no event loop.
+    #[error("cannot start the event loop")]
+    Runtime(#[source] io::Error),
+    /// Signals cannot be received.
+    #[error("cannot receive signals")]
+    Signals(#[source] io::Error),
+    /// The router cannot be started.
+    #[error("cannot start the router")]
+    Router(#[source] io::Error),
+    /// Routers end before they accept.
+    #[error("{ROUTER_ATTEMPTS} routers in a row ended before they accepted a connection")]
+    RouterFails,
+    /// Every worker's first start failed.
+    #[error("no worker came up; {0}")]
+    NoWorker(String),
+}
+
+/// Runs until a signal, or until nothing can be served any more.
+///
+/// # Errors
+/// See [`MasterError`].
+pub fn run(plan: Plan) -> Result<(), MasterError> {
+    // One thread: it alone forks, and a fork copies no other thread's locks.
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(MasterError::Runtime)?;
+    runtime.block_on(async { Master::new(plan)?.run().await })
+}
+
+struct Master {
+    plan: Plan,
+    table: ProcessTable,
+    router: Option<RouterProcess>,
+    epoch: u16,
+    /// Routers in a row that ended before they accepted.
+    failures: u32,
+    /// When the next router is started, if there is none.
+    restart_at: Instant,
+    announced: bool,
+    metrics: Metrics,
+    /// The metrics' memory, for each router.
+    counters: OwnedFd,
+    stopping: bool,
+    /// Slots whose first process ended before it was ready.
+    first_failed: HashSet<(u32, u32)>,
+    notifier: Notifier,
+}
+
+/// What wakes the supervisor.
+enum Event {
+    Report(Option<super::process_table::Report>),
+    Router(RouterEvent),
+    RouterDue,
+    Tick,
+    Signal(SignalKind),
+}
+
+impl Master {
+    fn new(plan: Plan) -> Result<Self, MasterError> {
+        let (metrics, counters) =
+            Metrics::new().map_err(|error| MasterError::Router(error.into()))?;
+        let mut table = ProcessTable::new();
+        for (pool, setup) in (0u32..).zip(&plan.pools) {
+            let options = Arc::new(setup.options.clone());
+            for slot in 0..setup.workers as u32 {
+                let name = format!("{}-{}", setup.options.pool, slot + 1);
+                table.add(pool, slot, name.into(), Arc::clone(&options));
+            }
+        }
+        Ok(Self {
+            plan,
+            table,
+            router: None,
+            epoch: 0,
+            failures: 0,
+            restart_at: Instant::now(),
+            announced: false,
+            metrics,
+            counters,
+            stopping: false,
+            first_failed: HashSet::new(),
+            notifier: Notifier::from_env(),
+        })
+    }
+
+    async fn run(mut self) -> Result<(), MasterError> {
+        let mut signals = Signals::new().map_err(MasterError::Signals)?;
+        let mut ticks = tokio::time::interval(PING);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let result = loop {
+            let event = self.next(&mut signals, &mut ticks).await;
+            match self.handle(event) {
+                Ok(true) => {}
+                Ok(false) => break Ok(()),
+                Err(error) => break Err(error),
+            }
+        };
+        self.notifier.stopping();
+        // Whoever is left is killed and reaped; the router ends with its channel.
+        if let Some(router) = self.router.take() {
+            router.end().await;
+        }
+        self.table.end().await;
+        result
+    }
+
+    async fn next(&mut self, signals: &mut Signals, ticks: &mut tokio::time::Interval) -> Event {
+        let Self { table, router, restart_at, stopping, .. } = self;
+        tokio::select! {
+            biased;
+            kind = signals.next() => Event::Signal(kind),
+            report = table.next_report() => Event::Report(report),
+            event = next(router) => Event::Router(event),
+            () = tokio::time::sleep_until(*restart_at), if router.is_none() && !*stopping => {
+                Event::RouterDue
+            }
+            _ = ticks.tick() => Event::Tick,
+        }
+    }
+
+    /// Returns whether to go on.
+    fn handle(&mut self, event: Event) -> Result<bool, MasterError> {
+        match event {
+            Event::Report(None) if self.stopping => return Ok(false),
+            Event::Report(None) => {
+                return Err(MasterError::NoWorker("every worker ended for good".to_owned()));
+            }
+            Event::Report(Some(report)) => return self.report(report).map(|()| true),
+            Event::Router(RouterEvent::Said(message)) => self.hear(message),
+            Event::Router(RouterEvent::Silent) => self.kill_router("its channel ended"),
+            Event::Router(RouterEvent::Ended) => return self.router_ended().map(|()| true),
+            Event::RouterDue => self.start_router()?,
+            Event::Tick => self.tick(),
+            Event::Signal(kind) => return Ok(self.signal(kind)),
+        }
+        Ok(true)
+    }
+
+    fn report(&mut self, (message, port): super::process_table::Report) -> Result<(), MasterError> {
+        let failure = match &message {
+            ToRouter::NotStarted { worker, reason, .. } if worker.generation == 0 => {
+                Some((*worker, reason.clone()))
+            }
+            ToRouter::Gone { worker, exit, reason, .. } if worker.generation == 0 => {
+                let text = reason.clone().unwrap_or_else(|| format!("it ended with {exit}"));
+                Some((*worker, text))
+            }
+            _ => None,
+        };
+        if let Some(router) = &self.router {
+            router.tell(message, port);
+        }
+        if let Some((worker, reason)) = failure {
+            self.first_failed.insert((worker.pool, worker.slot));
+            let slots = self.table.records().count();
+            let none_ever = self.table.records().all(|record| !record.was_ready);
+            if !self.stopping && none_ever && self.first_failed.len() >= slots {
+                return Err(MasterError::NoWorker(format!("the last one: {reason}")));
+            }
+        }
+        Ok(())
+    }
+
+    fn hear(&mut self, message: FromRouter) {
+        match message {
+            FromRouter::Accepting => {
+                self.failures = 0;
+                if let Some(router) = &mut self.router {
+                    router.accepting = true;
+                }
+                tracing::info!(epoch = self.epoch, "the router accepts connections");
+                if !self.announced {
+                    self.announced = true;
+                    announce(&self.plan.announcement);
+                    self.notifier.ready();
+                }
+            }
+            FromRouter::Pong { .. } => {
+                if let Some(router) = &mut self.router {
+                    router.heard = Instant::now();
+                }
+            }
+            FromRouter::Loads { workers, .. } => {
+                let open: u32 = workers.iter().map(|(_, open)| open).sum();
+                if self.stopping {
+                    eprintln!(
+                        "stopping: {open} connections are left; a second signal stops at once"
+                    );
+                }
+            }
+            FromRouter::Stopped => tracing::info!("nothing is accepted any more"),
+            other => self.table.obey(other),
+        }
+    }
+
+    fn tick(&mut self) {
+        self.notifier.alive();
+        let Some(router) = &mut self.router else { return };
+        if router.heard.elapsed() > ROUTER_PATIENCE {
+            self.kill_router("it does not answer");
+            return;
+        }
+        router.ping();
+    }
+
+    fn kill_router(&mut self, reason: &str) {
+        if let Some(router) = &mut self.router
+            && !std::mem::replace(&mut router.killed, true)
+        {
+            tracing::error!(pid = router.pid(), reason, "the router is killed");
+            router.kill();
+        }
+    }
+
+    fn router_ended(&mut self) -> Result<(), MasterError> {
+        let Some(router) = self.router.take() else { return Ok(()) };
+        let exit = router.reap();
+        tracing::error!(exit = exit.map(tracing::field::display), "the router ended");
+        if self.stopping {
+            // Nobody speaks to workers any more: signals do.
+            self.table.order_all(&Order::Term);
+            return Ok(());
+        }
+        self.failures = if router.accepting { 0 } else { self.failures + 1 };
+        if self.failures >= ROUTER_ATTEMPTS {
+            return Err(MasterError::RouterFails);
+        }
+        self.restart_at = Instant::now() + ROUTER_DELAY * self.failures;
+        Ok(())
+    }
+
+    fn start_router(&mut self) -> Result<(), MasterError> {
+        // 0 would be an epoch that no router ever had.
+        self.epoch = self.epoch.checked_add(1).unwrap_or(1);
+        let mut command = Command::new("/proc/self/exe");
+        command.arg0("vestibule").arg("router");
+        let router = RouterProcess::start(&mut command).map_err(MasterError::Router)?;
+        tracing::info!(pid = router.pid(), epoch = self.epoch, "the router is started");
+        let counters = self.counters.try_clone().map_err(MasterError::Router)?;
+        router.tell(ToRouter::Setup(self.setup()), Some(counters));
+        for (listener, (_, socket)) in (0u32..).zip(&self.plan.listeners) {
+            let socket = socket.try_clone().map_err(MasterError::Router)?;
+            router.tell(ToRouter::Listener { listener }, Some(socket));
+        }
+        for (message, port) in self.table.snapshot() {
+            router.tell(message, port);
+        }
+        router.tell(ToRouter::Begin, None);
+        self.router = Some(router);
+        Ok(())
+    }
+
+    fn setup(&self) -> Setup {
+        let names = |pool: u32| {
+            let of_pool = self.table.records().filter(move |record| record.worker.pool == pool);
+            of_pool.map(|record| record.name.to_string()).collect()
+        };
+        let pools = (0u32..).zip(&self.plan.pools).map(|(pool, plan)| PoolSetup {
+            name: plan.options.pool.clone(),
+            settings: plan.options.settings(),
+            workers: names(pool),
+        });
+        Setup {
+            epoch: self.epoch,
+            parent: std::process::id(),
+            identity: self.plan.router_identity,
+            pools: pools.collect(),
+            listeners: self.plan.listeners.iter().map(|(name, _)| name.clone()).collect(),
+            rules: self.plan.rules.clone(),
+        }
+    }
+
+    /// Returns whether to go on.
+    fn signal(&mut self, kind: SignalKind) -> bool {
+        if kind == SignalKind::user_defined2() {
+            tracing::warn!("an upgrade in place is not there: restart the service instead");
+            return true;
+        }
+        if self.stopping {
+            return false;
+        }
+        self.stop();
+        true
+    }
+
+    fn stop(&mut self) {
+        self.stopping = true;
+        self.notifier.stopping();
+        match &self.router {
+            Some(router) => {
+                router.tell(ToRouter::AskLoads { number: 0 }, None);
+                router.tell(ToRouter::Stop, None);
+            }
+            None => self.table.order_all(&Order::Term),
+        }
+        let waiting = self.table.records().any(|record| record.phase == Phase::Backoff);
+        if waiting {
+            self.table.order_backoff_end();
+        }
+    }
+}
+
+fn announce(text: &str) {
+    use std::io::Write;
+    // A closed standard output is no reason not to serve.
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+async fn next(router: &mut Option<RouterProcess>) -> RouterEvent {
+    match router {
+        Some(router) => router.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+/// The signals that mean something.
+struct Signals {
+    received: mpsc::UnboundedReceiver<SignalKind>,
+}
+
+impl Signals {
+    fn new() -> io::Result<Self> {
+        let (note, received) = mpsc::unbounded_channel();
+        for kind in [
+            SignalKind::terminate(),
+            SignalKind::interrupt(),
+            SignalKind::quit(),
+            SignalKind::hangup(),
+            SignalKind::user_defined2(),
+        ] {
+            let signal = signal(kind)?;
+            tokio::spawn(forward(signal, kind, note.clone()));
+        }
+        Ok(Self { received })
+    }
+
+    async fn next(&mut self) -> SignalKind {
+        match self.received.recv().await {
+            Some(kind) => kind,
+            // Every forwarder is gone: so is the runtime.
+            None => std::future::pending().await,
+        }
+    }
+}
+
+async fn forward(mut signal: Signal, kind: SignalKind, note: mpsc::UnboundedSender<SignalKind>) {
+    while signal.recv().await.is_some() {
+        if note.send(kind).is_err() {
+            return;
+        }
+    }
+}

@@ -1,0 +1,123 @@
+//! The router as the supervisor sees it: a process and a channel.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::process::Command;
+
+use tokio::io::unix::AsyncFd;
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter};
+use vestibule_protocol::sys::seqpacket_pair;
+
+use crate::control::{ControlPort, Parcel};
+use crate::sys::process::{self, Started};
+use crate::sys::reactor;
+
+/// What a router does.
+#[derive(Debug)]
+pub(crate) enum RouterEvent {
+    /// It said this.
+    Said(FromRouter),
+    /// Its channel ended, or what came cannot be understood.
+    Silent,
+    /// Its process ended.
+    Ended,
+}
+
+/// A running router.
+#[derive(Debug)]
+pub(crate) struct RouterProcess {
+    process: Started,
+    exited: AsyncFd<OwnedFd>,
+    control: ControlPort<ToRouter, FromRouter>,
+    sender: mpsc::UnboundedSender<Parcel<ToRouter>>,
+    /// It said that it accepts.
+    pub(crate) accepting: bool,
+    /// When it last answered, or was started.
+    pub(crate) heard: Instant,
+    pub(crate) killed: bool,
+    pings: u64,
+}
+
+impl RouterProcess {
+    /// Starts the program with its end of a new channel.
+    pub(crate) fn start(command: &mut Command) -> io::Result<Self> {
+        let (ours, its) = seqpacket_pair()?;
+        command.env("VESTIBULE_FD", its.as_raw_fd().to_string());
+        let process = process::spawn(command, its.as_fd())?;
+        let exited = reactor::readable_duplicate(process.pidfd.as_fd())?;
+        let control = ControlPort::new(ours).map_err(io::Error::other)?;
+        let sender = control.sender();
+        Ok(Self {
+            process,
+            exited,
+            control,
+            sender,
+            accepting: false,
+            heard: Instant::now(),
+            killed: false,
+            pings: 0,
+        })
+    }
+
+    pub(crate) fn pid(&self) -> u32 {
+        self.process.pid.as_raw_nonzero().get().unsigned_abs()
+    }
+
+    /// Says something. A router that is gone hears nothing; its end is noticed by itself.
+    pub(crate) fn tell(&self, message: ToRouter, descriptor: Option<OwnedFd>) {
+        let _ = self.sender.send((message, descriptor));
+    }
+
+    pub(crate) fn ping(&mut self) {
+        self.pings += 1;
+        self.tell(ToRouter::Ping { number: self.pings }, None);
+    }
+
+    /// What it says next, or its end. Descriptors are not taken from it.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn next(&mut self) -> RouterEvent {
+        let Self { control, exited, killed, .. } = self;
+        tokio::select! {
+            biased;
+            message = control.recv(), if !*killed => match message {
+                Ok(Some((message, _))) => RouterEvent::Said(message),
+                Ok(None) => RouterEvent::Silent,
+                Err(error) => {
+                    tracing::error!(%error, "the router cannot be understood");
+                    RouterEvent::Silent
+                }
+            },
+            () = ended(exited) => RouterEvent::Ended,
+        }
+    }
+
+    pub(crate) fn kill(&self) {
+        if let Err(error) = process::kill_group(&self.process) {
+            tracing::error!(%error, "the router cannot be killed");
+        }
+    }
+
+    /// Takes the exit status of the ended process.
+    pub(crate) fn reap(&self) -> Option<Exit> {
+        process::reap(&self.process).ok().flatten()
+    }
+
+    /// Ends it and waits for it.
+    pub(crate) async fn end(self) {
+        self.kill();
+        ended(&self.exited).await;
+        self.reap();
+    }
+}
+
+/// Waits until a process has ended: its descriptor becomes readable (`pidfd_open(2)`).
+async fn ended(process: &AsyncFd<OwnedFd>) {
+    match process.readable().await {
+        Ok(mut guard) => guard.retain_ready(),
+        Err(_) => std::future::pending().await,
+    }
+}
