@@ -16,8 +16,15 @@ use rustix::net::{
 
 use crate::limits::MAX_DESCRIPTORS;
 
-/// Room for one more descriptor than a packet may carry: a sender that attaches more is seen.
-const CONTROL: usize = cmsg_space!(ScmRights(MAX_DESCRIPTORS + 1));
+/// Most descriptors that the kernel lets one packet carry (`SCM_MAX_FD`).
+const SCM_MAX_FD: usize = 253;
+
+/// Room for all that a sender may attach, whatever our packets carry: descriptors without room the
+/// kernel closes inside `recvmsg`, and closing a lingering socket blocks.
+const RECEIVE_CONTROL: usize = cmsg_space!(ScmRights(SCM_MAX_FD));
+
+/// Room for what our packets carry.
+const SEND_CONTROL: usize = cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
 /// Linux 6.16's `SO_PASSRIGHTS`: 0 makes a send of descriptors to this socket fail with EPERM.
 const SO_PASSRIGHTS: libc::c_int = 83;
@@ -80,8 +87,8 @@ pub fn set_port_flags(fd: BorrowedFd<'_>) -> Result<(), Errno> {
 
 /// Receives one packet without waiting; its descriptors are appended to `descriptors`.
 ///
-/// There is always room for descriptors: without a control buffer the kernel would close them
-/// inside `recvmsg`, and closing a lingering socket blocks.
+/// There is always room for descriptors. Only at this process's descriptor limit the kernel still
+/// closes what it cannot install within the call.
 ///
 /// # Errors
 /// As `recvmsg(2)`; `WOULDBLOCK` if there is none.
@@ -90,7 +97,7 @@ pub(crate) fn receive(
     buffer: &mut [u8],
     descriptors: &mut Vec<OwnedFd>,
 ) -> Result<Received, Errno> {
-    let mut space = [MaybeUninit::<u8>::uninit(); CONTROL];
+    let mut space = [MaybeUninit::<u8>::uninit(); RECEIVE_CONTROL];
     let mut control = RecvAncillaryBuffer::new(&mut space);
     let flags = RecvFlags::DONTWAIT | RecvFlags::CMSG_CLOEXEC;
     let message =
@@ -122,7 +129,7 @@ pub(crate) fn send(
         let mut control = SendAncillaryBuffer::default();
         return rustix::net::sendmsg(socket, parts, &mut control, flags).map(drop);
     }
-    let mut space = [MaybeUninit::<u8>::uninit(); CONTROL];
+    let mut space = [MaybeUninit::<u8>::uninit(); SEND_CONTROL];
     let mut control = SendAncillaryBuffer::new(&mut space);
     if !control.push(SendAncillaryMessage::ScmRights(descriptors)) {
         return Err(Errno::INVAL);
@@ -260,6 +267,21 @@ mod tests {
             read_sealed_memory(&memory, 1024),
             Err(MemoryError::TooLarge { length: 4 << 30, bound: 1024 })
         );
+    }
+
+    /// Room for fewer would let the kernel close the rest within the call, however long that takes.
+    #[test]
+    fn everything_that_one_packet_can_carry_arrives() {
+        let (port, other) = seqpacket_pair().unwrap();
+        let things = vec![other.as_fd(); SCM_MAX_FD];
+        let mut space = [MaybeUninit::<u8>::uninit(); RECEIVE_CONTROL];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&things)));
+        let parts = [IoSlice::new(b"x")];
+        rustix::net::sendmsg(&other, &parts, &mut control, SendFlags::empty()).unwrap();
+        let mut descriptors = Vec::new();
+        let received = receive(port.as_fd(), &mut [0; 8], &mut descriptors).unwrap();
+        assert_eq!((descriptors.len(), received.descriptors_lost), (SCM_MAX_FD, false));
     }
 
     #[test]
