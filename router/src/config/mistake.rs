@@ -1,7 +1,7 @@
 //! What is wrong or doubtful, and where: the form in which a person reads it.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::problem::{Caution, Problem};
 use super::source::Place;
@@ -66,12 +66,14 @@ impl Whereabouts {
         kind: &str,
         text: &dyn fmt::Display,
     ) -> fmt::Result {
+        let text = printable(&text.to_string());
+        let path = |path: &Path| printable(&path.to_string_lossy());
         let place = match self {
-            Self::File(path) => return write!(out, "{}: {kind}: {text}", path.display()),
+            Self::File(file) => return write!(out, "{}: {kind}: {text}", path(file)),
             Self::At(place) => place,
         };
         let (line, column) = (place.line(), place.column());
-        let path = place.source().path().display();
+        let path = path(place.source().path());
         writeln!(out, "{path}:{line}:{column}: {kind}: {text}")?;
         let Excerpt { before, shown, after } = Excerpt::of(place);
         writeln!(out, "  {line} | {before}{shown}{after}")?;

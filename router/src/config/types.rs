@@ -48,11 +48,27 @@ pub struct Router {
     pub stuck_timeout: Sourced<Option<Duration>>,
 }
 
+impl Default for Router {
+    fn default() -> Self {
+        Self {
+            user: Sourced::default(None),
+            max_attempts: Sourced::default(3),
+            stuck_timeout: Sourced::default(Some(Duration::from_secs(60))),
+        }
+    }
+}
+
 /// `[admin]`: the socket that the other commands talk to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Admin {
     /// Absolute path. None: `admin.sock` in the first folder of the documented list that is there.
     pub socket: Sourced<Option<PathBuf>>,
+}
+
+impl Default for Admin {
+    fn default() -> Self {
+        Self { socket: Sourced::default(None) }
+    }
 }
 
 /// `[[listener]]`.

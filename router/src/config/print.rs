@@ -1,0 +1,239 @@
+//! `check --print`: every value and where it comes from, as a file that says the same.
+
+use std::fmt::Write;
+use std::path::Path;
+use std::time::Duration;
+
+use super::source::Sourced;
+use super::types::{
+    Account, Command, Config, Listener, OnError, Pool, Protocol, Route, Test, Workers,
+};
+use super::values::{show_balance, show_duration, show_signal};
+use crate::route::{Refusal, Target};
+
+/// Where comments begin, unless the value is longer.
+const COLUMN: usize = 40;
+
+impl Config {
+    /// The whole configuration as TOML, each value followed by a comment that says where it comes from.
+    /// What has no value is a comment that says what happens.
+    pub fn print(&self) -> String {
+        let mut page = Page::default();
+        page.comment(&self.path.display().to_string());
+        page.unset("log", &self.log, &quoted(&self.log));
+        page.heading("[router]");
+        let router = &self.router;
+        let unset =
+            "`vestibule` if there is one, else an unused number, as root; else who started it";
+        page.optional("user", &router.user, account, unset);
+        page.value("max-attempts", &router.max_attempts, ToString::to_string);
+        page.value("stuck-timeout", &router.stuck_timeout, |timeout| {
+            timeout.map_or_else(|| quoted("off"), duration)
+        });
+        page.heading("[admin]");
+        let unset =
+            "admin.sock in $RUNTIME_DIRECTORY, /run/vestibule or $XDG_RUNTIME_DIR/vestibule";
+        page.optional("socket", &self.admin.socket, |socket| path(socket), unset);
+        self.listeners.iter().for_each(|listener| page.listener(listener));
+        self.pools.iter().for_each(|pool| page.pool(pool));
+        self.routes.iter().for_each(|route| page.route(route, self));
+        self.tests.iter().for_each(|test| page.test(test, self));
+        page.text
+    }
+
+    fn listener_name(&self, index: usize) -> String {
+        quoted(self.listeners.get(index).map_or("", |listener| listener.name.as_str()))
+    }
+
+    fn pool_name(&self, index: usize) -> String {
+        quoted(self.pools.get(index).map_or("", |pool| pool.name.as_str()))
+    }
+}
+
+#[derive(Default)]
+struct Page {
+    text: String,
+}
+
+impl Page {
+    fn comment(&mut self, text: &str) {
+        // Writing to a `String` does not fail.
+        let _ = writeln!(self.text, "# {}", printable(text));
+    }
+
+    fn heading(&mut self, name: &str) {
+        let _ = writeln!(self.text, "\n{name}");
+    }
+
+    fn line<T>(&mut self, text: &str, from: &Sourced<T>) {
+        let origin = printable(&from.origin.to_string());
+        let _ = writeln!(self.text, "{text:<COLUMN$} # {origin}");
+    }
+
+    fn value<T>(&mut self, key: &str, value: &Sourced<T>, show: impl FnOnce(&T) -> String) {
+        self.line(&format!("{key} = {}", show(&value.value)), value);
+    }
+
+    fn optional<T>(
+        &mut self,
+        key: &str,
+        value: &Sourced<Option<T>>,
+        show: impl FnOnce(&T) -> String,
+        unset: &str,
+    ) {
+        match &value.value {
+            Some(it) => self.line(&format!("{key} = {}", show(it)), value),
+            None => self.unset(key, value, unset),
+        }
+    }
+
+    fn unset<T>(&mut self, key: &str, value: &Sourced<T>, meaning: &str) {
+        self.line(&format!("# {key}: {meaning}"), value);
+    }
+
+    fn listener(&mut self, listener: &Listener) {
+        self.heading("[[listener]]");
+        self.value("name", &listener.name, |name| quoted(name));
+        self.value("address", &listener.address, |address| quoted(&address.to_string()));
+        self.value("backlog", &listener.backlog, ToString::to_string);
+    }
+
+    fn pool(&mut self, pool: &Pool) {
+        self.heading("[[pool]]");
+        self.value("name", &pool.name, |name| quoted(name));
+        self.value("command", &pool.command, command);
+        self.value("protocol", &pool.protocol, |protocol| {
+            quoted(match protocol {
+                Protocol::Auto => "auto",
+                Protocol::Vestibule => "vestibule",
+            })
+        });
+        self.value("workers", &pool.workers, |workers| match workers {
+            Workers::Auto => quoted("auto"),
+            Workers::Number(number) => number.to_string(),
+        });
+        self.value("balance", &pool.balance, |balance| quoted(show_balance(*balance)));
+        self.value("on-error", &pool.on_error, |on_error| {
+            quoted(match on_error {
+                OnError::Continue => "continue",
+                OnError::Restart => "restart",
+            })
+        });
+        self.value("max-connections", &pool.max_connections, |most| {
+            most.map_or_else(|| quoted("auto"), |most| most.to_string())
+        });
+        self.value("handoff-window", &pool.handoff_window, ToString::to_string);
+        self.value("queue.max", &pool.queue.max, ToString::to_string);
+        self.value("queue.timeout", &pool.queue.timeout, |timeout| duration(*timeout));
+        self.value("start-timeout", &pool.start_timeout, |timeout| duration(*timeout));
+        self.value("drain-timeout", &pool.drain_timeout, |timeout| duration(*timeout));
+        self.value("stop-signal", &pool.stop_signal, |signal| quoted(show_signal(*signal)));
+        self.value("stop-timeout", &pool.stop_timeout, |timeout| duration(*timeout));
+        self.value("restart.delay", &pool.restart.delay, |delay| duration(*delay));
+        self.value("restart.max-delay", &pool.restart.max_delay, |delay| duration(*delay));
+        let attempts = &pool.restart.attempts;
+        self.optional("restart.attempts", attempts, ToString::to_string, "for ever");
+        self.optional("user", &pool.user, account, "`nobody` with euid 0, else who started it");
+        self.optional("group", &pool.group, account, "the user's");
+        self.optional(
+            "groups",
+            &pool.groups,
+            |groups| list(groups.iter().map(account)),
+            "the user's",
+        );
+        self.optional("umask", &pool.umask, |mask| quoted(&format!("{mask:03o}")), "inherited");
+        self.value("directory", &pool.directory, |directory| path(directory));
+        self.optional("root", &pool.root, |root| path(root), "the system's");
+        self.optional("nice", &pool.nice, ToString::to_string, "inherited");
+        self.optional("nofile", &pool.nofile, ToString::to_string, "the hard limit");
+        for (name, value) in &pool.env {
+            self.value(&format!("env.{}", quoted(name)), value, |value| quoted(value));
+        }
+    }
+
+    fn route(&mut self, route: &Route, config: &Config) {
+        self.heading("[[route]]");
+        self.value("name", &route.name, |name| quoted(name));
+        let names = |listeners: &Vec<usize>| {
+            list(listeners.iter().map(|index| config.listener_name(*index)))
+        };
+        self.optional("listener", &route.listeners, names, "any");
+        let networks = |peers: &Vec<ipnet::IpNet>| {
+            list(peers.iter().map(|network| quoted(&network.to_string())))
+        };
+        self.optional("peer", &route.peers, networks, "any");
+        match route.target.value {
+            Target::Pool(index) => {
+                self.value("pool", &route.target, |_| config.pool_name(index));
+            }
+            Target::Reject(refusal) => {
+                self.value("reject", &route.target, |_| match refusal {
+                    Refusal::Status(status) => status.to_string(),
+                    Refusal::Reset => quoted("reset"),
+                    Refusal::Close => quoted("close"),
+                });
+            }
+        }
+    }
+
+    fn test(&mut self, test: &Test, config: &Config) {
+        self.heading("[[test]]");
+        self.value("peer", &test.peer, |peer| quoted(&peer.to_string()));
+        self.value("listener", &test.listener, |index| config.listener_name(*index));
+        self.value("expect", &test.expect, |route| quoted(route));
+    }
+}
+
+fn command(command: &Command) -> String {
+    match command {
+        Command::Demo => quoted("demo"),
+        Command::Program { program, argv } => {
+            let arguments = argv.iter().skip(1).map(|argument| quoted(argument));
+            list(std::iter::once(path(program)).chain(arguments))
+        }
+    }
+}
+
+fn account(account: &Account) -> String {
+    match account {
+        Account::Name(name) => quoted(name),
+        Account::Number(number) => number.to_string(),
+    }
+}
+
+fn duration(duration: Duration) -> String {
+    quoted(&show_duration(duration))
+}
+
+fn path(path: &Path) -> String {
+    quoted(&path.to_string_lossy())
+}
+
+fn list(elements: impl Iterator<Item = String>) -> String {
+    format!("[{}]", elements.collect::<Vec<_>>().join(", "))
+}
+
+/// A basic string of TOML.
+fn quoted(text: &str) -> String {
+    let mut quoted = String::with_capacity(text.len() + 2);
+    quoted.push('"');
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => {
+                quoted.push('\\');
+                quoted.push(c);
+            }
+            c if c.is_control() => {
+                let _ = write!(quoted, "\\u{:04X}", u32::from(c));
+            }
+            c => quoted.push(c),
+        }
+    }
+    quoted.push('"');
+    quoted
+}
+
+/// Nothing of a path ends a comment or moves a cursor.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}

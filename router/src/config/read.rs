@@ -1,0 +1,221 @@
+//! From the tables of a file to drafts: every value is read, names are not yet looked up.
+
+mod pool;
+mod route;
+
+use std::path::PathBuf;
+
+use super::problem::Problem;
+use super::source::{Place, Sourced};
+use super::tree::{Item, Report, Section};
+use super::types::{Account, Address, Admin, Listener, Pool, Router};
+use super::values;
+use super::words::{ADMIN, LISTENER, ROUTER, Schema};
+use crate::route::Refusal;
+
+/// A duration's unit in a message.
+pub(super) const DURATION: &str = "a duration, such as `\"5s\"`";
+const ACCOUNT: &str = "a name or a number";
+const NUMBER: &str = "a number";
+
+/// What all files say, as far as it could be read.
+#[derive(Debug, Default)]
+pub(super) struct Draft {
+    pub(super) router: Option<(Place, Router)>,
+    pub(super) admin: Option<(Place, Admin)>,
+    pub(super) listeners: Vec<Listener>,
+    pub(super) pools: Vec<Pool>,
+    pub(super) routes: Vec<RouteDraft>,
+    pub(super) tests: Vec<TestDraft>,
+}
+
+/// A route whose listeners and pool are names.
+#[derive(Debug)]
+pub(super) struct RouteDraft {
+    pub(super) place: Place,
+    pub(super) name: Option<Sourced<String>>,
+    pub(super) listeners: Sourced<Option<Vec<(String, Place)>>>,
+    pub(super) peers: Sourced<Option<Vec<ipnet::IpNet>>>,
+    pub(super) target: Option<Sourced<TargetDraft>>,
+}
+
+#[derive(Debug)]
+pub(super) enum TargetDraft {
+    Pool(String),
+    Reject(Refusal),
+}
+
+/// A test whose listener is a name.
+#[derive(Debug)]
+pub(super) struct TestDraft {
+    pub(super) place: Place,
+    pub(super) peer: Sourced<std::net::IpAddr>,
+    pub(super) listener: Option<Sourced<String>>,
+    pub(super) expect: Sourced<String>,
+}
+
+impl Draft {
+    /// Adds what a file says.
+    pub(super) fn add(&mut self, file: &Section<'_>, report: &mut Report) {
+        if let Some(item) = one(file, "router", report)
+            && let Some(router) = router(&item, report)
+        {
+            keep_first(&mut self.router, "router", &item, router, report);
+        }
+        if let Some(item) = one(file, "admin", report)
+            && let Some(admin) = admin(&item, report)
+        {
+            keep_first(&mut self.admin, "admin", &item, admin, report);
+        }
+        for item in several(file, "listener", report) {
+            self.listeners.extend(listener(&item, report));
+        }
+        for item in several(file, "pool", report) {
+            self.pools.extend(pool::read(&item, report));
+        }
+        for item in several(file, "route", report) {
+            self.routes.extend(route::read(&item, report));
+        }
+        for item in several(file, "test", report) {
+            self.tests.extend(route::read_test(&item, report));
+        }
+    }
+}
+
+/// A table that is there once.
+fn one<'a>(file: &Section<'a>, name: &'static str, report: &mut Report) -> Option<Item<'a>> {
+    let item = file.item(name)?;
+    if item.is_list() {
+        report.wrong(&item.place, Problem::Repeated(name));
+        return None;
+    }
+    Some(item)
+}
+
+fn keep_first<T>(
+    kept: &mut Option<(Place, T)>,
+    table: &'static str,
+    item: &Item<'_>,
+    value: T,
+    report: &mut Report,
+) {
+    match kept {
+        None => *kept = Some((item.place.clone(), value)),
+        Some((first, _)) => {
+            report.wrong(&item.place, Problem::TableTwice { table, first: first.short() });
+        }
+    }
+}
+
+/// The tables of an array of tables.
+fn several<'a>(file: &Section<'a>, name: &'static str, report: &mut Report) -> Vec<Item<'a>> {
+    match file.item(name) {
+        None => Vec::new(),
+        Some(item) if item.is_table() => {
+            report.wrong(&item.place, Problem::NotRepeated(name));
+            Vec::new()
+        }
+        // An empty list of tables is none of them.
+        Some(item) => item.elements().unwrap_or_else(|| {
+            report.wrong(&item.place, item.other_kind("tables, each below `[[…]]`"));
+            Vec::new()
+        }),
+    }
+}
+
+fn open<'a>(item: &Item<'a>, report: &mut Report, schema: &'static Schema) -> Option<Section<'a>> {
+    item.section(report, schema, "a table")
+}
+
+fn router(item: &Item<'_>, report: &mut Report) -> Option<Router> {
+    let table = open(item, report, &ROUTER)?;
+    let default = Router::default();
+    Some(Router {
+        user: table.optional(report, "user", account),
+        max_attempts: table.or(
+            report,
+            "max-attempts",
+            default.max_attempts.value,
+            |item, report| item.count(report, NUMBER, 1..=100),
+        ),
+        stuck_timeout: table.or(
+            report,
+            "stuck-timeout",
+            default.stuck_timeout.value,
+            |item, report| match item.word() {
+                Some("off") => Some(None),
+                _ => item
+                    .duration(
+                        report,
+                        "a duration or `\"off\"`",
+                        &(std::time::Duration::from_millis(100)
+                            ..=std::time::Duration::from_secs(DAY)),
+                    )
+                    .map(Some),
+            },
+        ),
+    })
+}
+
+fn admin(item: &Item<'_>, report: &mut Report) -> Option<Admin> {
+    let table = open(item, report, &ADMIN)?;
+    Some(Admin { socket: table.optional(report, "socket", socket) })
+}
+
+/// A socket's path has to fit an address (unix(7)).
+fn socket(item: &Item<'_>, report: &mut Report) -> Option<PathBuf> {
+    const LONGEST: usize = 107;
+    let path = path(item, report)?;
+    let length = path.as_os_str().len();
+    let result = if length <= LONGEST { Ok(path) } else { Err(Problem::LongSocket(length)) };
+    report.take(&item.place, result)
+}
+
+fn listener(item: &Item<'_>, report: &mut Report) -> Option<Listener> {
+    let table = open(item, report, &LISTENER)?;
+    let name = table.need(report, "name", name);
+    let address = table.need(report, "address", |item, report| {
+        // `address = 80` is what other programs take.
+        let text = match item.digits() {
+            Some((digits, 10)) => digits,
+            _ => item.text(report, "an address, such as `\"127.0.0.1:80\"`")?,
+        };
+        report.take(&item.place, values::address(text))
+    });
+    let backlog =
+        table.or(report, "backlog", 4096, |item, report| item.count(report, NUMBER, 1..=65_535));
+    // Something stands in for what is wrong: the mistake is noted, and what names it is still found.
+    let name = name.unwrap_or_else(|| Sourced::default(String::new()));
+    let address = address.unwrap_or_else(|| Sourced::default(Address::Both(0)));
+    Some(Listener { name, address, backlog })
+}
+
+/// A name; one that cannot be is noted, and still names what is meant.
+fn name(item: &Item<'_>, report: &mut Report) -> Option<String> {
+    let text = item.text(report, "a name")?;
+    if let Err(problem) = values::name(text) {
+        report.wrong(&item.place, problem);
+    }
+    Some(text.to_owned())
+}
+
+fn account(item: &Item<'_>, report: &mut Report) -> Option<Account> {
+    let text = match item.digits() {
+        Some((digits, 10)) => digits,
+        _ => item.text(report, ACCOUNT)?,
+    };
+    report.take(&item.place, values::account(text))
+}
+
+/// A path, relative to the file.
+fn path(item: &Item<'_>, report: &mut Report) -> Option<PathBuf> {
+    let text = item.filled(report, "a path")?;
+    Some(plain_path(item.source().folder().join(text)))
+}
+
+/// Without `.` and doubled slashes: two spellings of one path are equal, and messages are short.
+fn plain_path(path: PathBuf) -> PathBuf {
+    std::path::absolute(&path).unwrap_or(path)
+}
+
+pub(super) const DAY: u64 = 24 * 60 * 60;

@@ -1,0 +1,393 @@
+//! Values from their texts: pure, one function a kind.
+
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
+use std::ops::RangeInclusive;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustix::process::Signal;
+
+use super::problem::Problem;
+use super::types::{Account, Address};
+use super::words::{near, plain};
+use crate::pool::Balance;
+use crate::route::Refusal;
+use crate::route::networks::canonical;
+
+/// Longest name: it travels with each connection and is a label of metrics.
+const NAME: usize = 64;
+
+/// `250ms`, `5s`, `2m`, `1h`.
+pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<Duration, Problem> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    if unit.is_empty() && !number.is_empty() {
+        return Err(Problem::NoUnit(text.to_owned()));
+    }
+    let milliseconds = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        _ => 0,
+    };
+    if number.is_empty() || milliseconds == 0 {
+        let write = "a whole number and `ms`, `s`, `m` or `h`, such as `250ms` or `5s`".to_owned();
+        return Err(Problem::Word { found: text.to_owned(), what: "duration", write });
+    }
+    let parsed = number.parse::<u64>().ok().and_then(|number| number.checked_mul(milliseconds));
+    match parsed.map(Duration::from_millis) {
+        Some(duration) if range.contains(&duration) => Ok(duration),
+        _ => Err(Problem::Range {
+            found: text.to_owned(),
+            least: show_duration(*range.start()),
+            most: show_duration(*range.end()),
+        }),
+    }
+}
+
+/// A duration in the largest unit that needs no fraction.
+pub(super) fn show_duration(duration: Duration) -> String {
+    let milliseconds = duration.as_millis();
+    for (unit, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
+        // Two hours are `2h`, but 120 seconds stay what people write: up to two minutes in seconds.
+        let few = unit != "s" && milliseconds <= 120_000;
+        if milliseconds >= size && milliseconds % size == 0 && !few {
+            return format!("{}{unit}", milliseconds / size);
+        }
+    }
+    format!("{milliseconds}ms")
+}
+
+/// `127.0.0.1:80`, `[::]:80`, `*:80`, `fd:NAME`.
+pub(super) fn address(text: &str) -> Result<Address, Problem> {
+    if let Some(name) = text.strip_prefix("fd:") {
+        // What systemd allows (systemd.socket(5), FileDescriptorName=).
+        let good = !name.is_empty()
+            && name.len() <= 255
+            && name.bytes().all(|byte| byte.is_ascii_graphic() && byte != b':');
+        return match good {
+            true => Ok(Address::Inherited(name.to_owned())),
+            false => Err(no_address(
+                text,
+                "`fd:NAME`, with the name of the socket unit's \
+                                           `FileDescriptorName=`",
+            )),
+        };
+    }
+    if text.starts_with("unix:") || text.starts_with('/') {
+        return Err(Problem::NotYet("unix:".to_owned()));
+    }
+    if let Some(port) = text.strip_prefix("*:") {
+        return match port.parse() {
+            Ok(port) => Ok(Address::Both(port)),
+            Err(_) => Err(no_address(text, "a port from 0 to 65535, such as `*:80`")),
+        };
+    }
+    if let Ok(address) = text.parse::<SocketAddr>() {
+        return match address {
+            SocketAddr::V6(v6) if v6.scope_id() != 0 => {
+                Err(no_address(text, "an address without a scope"))
+            }
+            address => Ok(Address::Inet(address)),
+        };
+    }
+    Err(no_address(text, &like_address(text)))
+}
+
+/// What the writer of something like an address could have meant.
+fn like_address(text: &str) -> String {
+    let port = |port: &str| port.parse::<u16>().is_ok();
+    let some = "such as `127.0.0.1:80`, `[::1]:80`, `*:80` or `fd:NAME`";
+    match text.rsplit_once(':') {
+        None if port(text) => format!("`*:{text}`, or `127.0.0.1:{text}` for this machine only"),
+        Some(("", right)) if port(right) => format!("`*:{right}`"),
+        Some(("localhost", right)) if port(right) => {
+            format!("`127.0.0.1:{right}` or `[::1]:{right}`: a name is no address")
+        }
+        Some((left, right)) if port(right) && left.parse::<Ipv6Addr>().is_ok() => {
+            format!("`[{left}]:{right}`")
+        }
+        _ => match text.trim_matches(['[', ']']).parse() {
+            Ok(IpAddr::V4(address)) => format!("its port too, such as `{address}:80`"),
+            Ok(IpAddr::V6(address)) => format!("its port too, such as `[{address}]:80`"),
+            Err(_) => format!("an address and a port, {some}"),
+        },
+    }
+}
+
+fn no_address(text: &str, write: &str) -> Problem {
+    Problem::Word { found: text.to_owned(), what: "address", write: write.to_owned() }
+}
+
+/// `10.0.0.0/8`, `fd00::/8`, or a single address. Also what it means where bits after the prefix are
+/// set.
+pub(super) fn network(text: &str) -> Result<IpNet, Problem> {
+    let single = text.parse::<IpAddr>().map(IpNet::from);
+    match text.parse::<IpNet>().or(single) {
+        Ok(network) => Ok(canonical(network)),
+        Err(_) => Err(Problem::Word {
+            found: text.to_owned(),
+            what: "network",
+            write: "an address, or one with the length of its prefix, such as `10.0.0.0/8` or \
+                    `fd00::/8`"
+                .to_owned(),
+        }),
+    }
+}
+
+/// A client's address, canonical.
+pub(super) fn peer(text: &str) -> Result<IpAddr, Problem> {
+    match text.parse::<IpAddr>() {
+        Ok(address) => Ok(address.to_canonical()),
+        Err(_) => Err(Problem::Word {
+            found: text.to_owned(),
+            what: "address of a client",
+            write: "it without a port, such as `10.1.2.3` or `fd00::1`".to_owned(),
+        }),
+    }
+}
+
+/// Our word for what others call otherwise.
+pub(super) fn balance(text: &str) -> Result<Balance, Problem> {
+    const LATER: [&str; 2] = ["hash:peer-context", "hash:sni"];
+    const LATER_WITH_NAME: [&str; 5] =
+        ["hash:host", "hash:query:", "hash:header:", "hash:cookie:", "sticky:"];
+    let write = |word: &str| {
+        let write = format!("`{word}`");
+        Err(Problem::Word { found: text.to_owned(), what: "balance", write })
+    };
+    match plain(text).as_str() {
+        _ if text == "least-connections" => Ok(Balance::LeastConnections),
+        _ if text == "round-robin" => Ok(Balance::RoundRobin),
+        _ if text == "hash:peer-ip" => Ok(Balance::HashPeerIp),
+        _ if LATER.contains(&text) || LATER_WITH_NAME.iter().any(|word| text.starts_with(word)) => {
+            Err(Problem::NotYet(text.to_owned()))
+        }
+        "least-connections" | "leastconnections" | "leastconn" | "least-conn"
+        | "least-requests" | "least-request" | "least-time" => write("least-connections"),
+        "round-robin" | "roundrobin" | "rr" | "static-rr" => write("round-robin"),
+        "hash:peer-ip" | "ip-hash" | "iphash" | "source" | "sourcehash" | "source-ip"
+        | "remote-addr" | "hash-peer-ip" | "hash:ip" | "hash:source" => write("hash:peer-ip"),
+        other => {
+            match near(other, ["least-connections", "round-robin", "hash:peer-ip"].into_iter()) {
+                Some(word) => write(word),
+                None => Err(Problem::Word {
+                    found: text.to_owned(),
+                    what: "balance",
+                    write: "`least-connections`, `round-robin` or `hash:peer-ip`".to_owned(),
+                }),
+            }
+        }
+    }
+}
+
+/// The word of a balance.
+pub(super) const fn show_balance(balance: Balance) -> &'static str {
+    match balance {
+        Balance::LeastConnections => "least-connections",
+        Balance::RoundRobin => "round-robin",
+        Balance::HashPeerIp => "hash:peer-ip",
+    }
+}
+
+/// A name of a listener, pool or route. No dot: `sticky` finds a worker's name after the last one.
+pub(super) fn name(text: &str) -> Result<(), Problem> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_';
+    let first = text.bytes().next().is_some_and(|byte| byte.is_ascii_alphanumeric());
+    if first && text.len() <= NAME && text.bytes().all(good) {
+        return Ok(());
+    }
+    let write = format!(
+        "1 to {NAME} letters, digits, `-` and `_` (ASCII), the first one a letter or a digit"
+    );
+    Err(Problem::Word { found: text.to_owned(), what: "name", write })
+}
+
+/// A user or group: a name as `useradd` takes it, or a number in digits.
+pub(super) fn account(text: &str) -> Result<Account, Problem> {
+    if text.bytes().all(|byte| byte.is_ascii_digit()) && !text.is_empty() {
+        return match text.parse() {
+            Ok(number) if number != u32::MAX => Ok(Account::Number(number)),
+            _ => Err(Problem::Range {
+                found: text.to_owned(),
+                least: "0".to_owned(),
+                most: (u32::MAX - 1).to_string(),
+            }),
+        };
+    }
+    let good = |c: char| !c.is_control() && !c.is_whitespace() && c != ':' && c != '/';
+    if !text.is_empty() && text.chars().all(good) {
+        return Ok(Account::Name(text.to_owned()));
+    }
+    let write = "one of the user database, or its number".to_owned();
+    Err(Problem::Word { found: text.to_owned(), what: "name of a user or group", write })
+}
+
+/// `022` or `0022`, in octal.
+pub(super) fn umask(text: &str) -> Result<u32, Problem> {
+    let digits = (3..=4).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_digit());
+    match u32::from_str_radix(text, 8) {
+        Ok(mask) if digits && mask <= 0o777 => Ok(mask),
+        _ => Err(no_umask(text)),
+    }
+}
+
+pub(super) fn no_umask(text: &str) -> Problem {
+    let write = "three octal digits as a text, such as `\"027\"`".to_owned();
+    Problem::Word { found: text.to_owned(), what: "umask", write }
+}
+
+const SIGNALS: [(&str, Signal); 7] = [
+    ("SIGTERM", Signal::TERM),
+    ("SIGINT", Signal::INT),
+    ("SIGQUIT", Signal::QUIT),
+    ("SIGHUP", Signal::HUP),
+    ("SIGUSR1", Signal::USR1),
+    ("SIGUSR2", Signal::USR2),
+    ("SIGWINCH", Signal::WINCH),
+];
+
+/// A signal that asks a program to end. SIGKILL comes by itself.
+pub(super) fn signal(text: &str) -> Result<Signal, Problem> {
+    if let Some((_, signal)) = SIGNALS.iter().find(|(name, _)| *name == text) {
+        return Ok(*signal);
+    }
+    let upper = text.to_ascii_uppercase();
+    let meant = SIGNALS.iter().find(|(name, _)| {
+        *name == upper || name.strip_prefix("SIG").is_some_and(|short| short == upper)
+    });
+    let write = match meant {
+        Some((name, _)) => format!("`{name}`"),
+        None => "`SIGTERM`, `SIGINT`, `SIGQUIT`, `SIGHUP`, `SIGUSR1`, `SIGUSR2` or `SIGWINCH`"
+            .to_owned(),
+    };
+    Err(Problem::Word { found: text.to_owned(), what: "signal to stop with", write })
+}
+
+/// The name of a signal.
+pub(super) fn show_signal(signal: Signal) -> &'static str {
+    SIGNALS.iter().find(|(_, known)| *known == signal).map_or("SIGTERM", |(name, _)| name)
+}
+
+/// A status from 400 to 599.
+pub(super) fn status(number: i64) -> Result<Refusal, Problem> {
+    match u16::try_from(number) {
+        Ok(status) if (400..=599).contains(&status) => Ok(Refusal::Status(status)),
+        _ => Err(no_refusal(&number.to_string())),
+    }
+}
+
+/// `reset` or `close`.
+pub(super) fn refusal(text: &str) -> Result<Refusal, Problem> {
+    match text {
+        "reset" => Ok(Refusal::Reset),
+        "close" => Ok(Refusal::Close),
+        _ => Err(no_refusal(text)),
+    }
+}
+
+fn no_refusal(text: &str) -> Problem {
+    let write = "a status from 400 to 599, `\"reset\"` or `\"close\"`".to_owned();
+    Problem::Word { found: text.to_owned(), what: "way to reject", write }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn any() -> RangeInclusive<Duration> {
+        Duration::ZERO..=Duration::from_secs(86_400)
+    }
+
+    fn said<T: std::fmt::Debug>(result: Result<T, Problem>) -> String {
+        result.unwrap_err().to_string()
+    }
+
+    #[test]
+    fn durations_need_a_unit_and_no_fraction() {
+        for (text, milliseconds) in
+            [("0ms", 0), ("250ms", 250), ("5s", 5_000), ("2m", 120_000), ("24h", 86_400_000)]
+        {
+            assert_eq!(duration(text, &any()), Ok(Duration::from_millis(milliseconds)), "{text}");
+        }
+        for text in ["", "s", "-5s", "1.5s", "5 s", "5S", "1m30s", "٥s", "5min"] {
+            assert!(said(duration(text, &any())).contains("is no duration"), "{text}");
+        }
+        for text in ["25h", "99999999999999999999s", "18446744073709551615h"] {
+            let expected = format!("`{text}` is out of range: write 0ms to 24h");
+            assert_eq!(said(duration(text, &any())), expected);
+        }
+        assert_eq!(said(duration("5", &any())), "`5` has no unit: write `\"5s\"` or `\"5ms\"`");
+    }
+
+    #[test]
+    fn addresses_are_what_the_interface_says() {
+        let inet = |text: &str| Ok(Address::Inet(text.parse().unwrap()));
+        assert_eq!(address("127.0.0.1:80"), inet("127.0.0.1:80"));
+        assert_eq!(address("[::]:80"), inet("[::]:80"));
+        assert_eq!(address("*:80"), Ok(Address::Both(80)));
+        assert_eq!(address("fd:web"), Ok(Address::Inherited("web".to_owned())));
+        assert_eq!(address("unix:/run/x"), Err(Problem::NotYet("unix:".to_owned())));
+        for (text, write) in [
+            ("80", "`*:80`, or `127.0.0.1:80` for this machine only"),
+            (":80", "`*:80`"),
+            ("localhost:80", "`127.0.0.1:80` or `[::1]:80`: a name is no address"),
+            ("::1:80", "`[::1]:80`"),
+            ("10.0.0.1", "its port too, such as `10.0.0.1:80`"),
+            ("::", "its port too, such as `[::]:80`"),
+            ("*:http", "a port from 0 to 65535, such as `*:80`"),
+            ("fd:a b", "`fd:NAME`, with the name of the socket unit's `FileDescriptorName=`"),
+        ] {
+            assert_eq!(said(address(text)), format!("`{text}` is no address: write {write}"));
+        }
+    }
+
+    #[test]
+    fn networks_are_networks_or_single_addresses() {
+        for (text, meant) in [
+            ("10.0.0.0/8", "10.0.0.0/8"),
+            ("10.1.2.3", "10.1.2.3/32"),
+            ("fd00::1", "fd00::1/128"),
+            ("::ffff:10.1.2.3", "10.1.2.3/32"),
+            ("::ffff:10.0.0.0/104", "10.0.0.0/8"),
+        ] {
+            assert_eq!(network(text).map(|network| network.to_string()), Ok(meant.to_owned()));
+        }
+        for text in ["10.0.0.0/33", "10.0.0/8", "localhost", "10.0.0.0-10.0.0.9", "*", ""] {
+            assert!(said(network(text)).contains("is no network"), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_near_a_word_is_answered_with_it() {
+        assert_eq!(
+            said(balance("leastconn")),
+            "`leastconn` is no balance: write `least-connections`"
+        );
+        assert_eq!(said(balance("ip_hash")), "`ip_hash` is no balance: write `hash:peer-ip`");
+        assert_eq!(
+            said(balance("round-robbin")),
+            "`round-robbin` is no balance: write `round-robin`"
+        );
+        assert_eq!(said(balance("sticky:app")), "`sticky:app` is not there yet");
+        assert_eq!(said(signal("term")), "`term` is no signal to stop with: write `SIGTERM`");
+        assert!(said(signal("SIGKILL")).contains("`SIGWINCH`"));
+    }
+
+    proptest! {
+        #[test]
+        fn what_is_shown_is_read_again(milliseconds in 0..86_400_000u64, status in 400..600i64) {
+            let whole = Duration::from_millis(milliseconds);
+            prop_assert_eq!(duration(&show_duration(whole), &any()), Ok(whole));
+            prop_assert_eq!(super::status(status), Ok(Refusal::Status(status as u16)));
+        }
+
+        #[test]
+        fn no_text_makes_a_parser_panic(text in "\\PC*|[0-9a-z:./*\\[\\]]{0,24}") {
+            let _ = (duration(&text, &any()), address(&text), network(&text), peer(&text));
+            let _ = (balance(&text), name(&text), account(&text), umask(&text), signal(&text));
+        }
+    }
+}
