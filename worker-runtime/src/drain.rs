@@ -2,6 +2,9 @@
 //! deadline, the rest closed.
 //!
 //! `stream` enters and leaves connections, `link` begins the end, `serve` and `scope` wait for it.
+//! [`heads`] holds the clients to their time in the same table.
+
+mod heads;
 
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -79,9 +82,18 @@ pub(crate) struct Connections {
     open: AtomicU32,
     /// Set before the wakers are called: a look at it is all that a running worker pays.
     ending: AtomicBool,
-    table: Mutex<Slab<Held>>,
+    table: Mutex<Table>,
+    /// A client's time ends before the next look at the clients' times.
+    earlier: Notify,
     phase: watch::Sender<Phase>,
     empty: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Table {
+    held: Slab<Held>,
+    /// When the task that holds clients to their time looks next; `None`: there is no such task.
+    next_look: Option<Instant>,
 }
 
 #[derive(Debug)]
@@ -89,6 +101,8 @@ struct Held {
     socket: sys::Watched,
     /// The task that serves it, if it wants to be told of the end.
     task: Option<Waker>,
+    /// Until when its client may take for the head of a request. It may have come since.
+    head_due: Option<Instant>,
 }
 
 impl Connections {
@@ -97,12 +111,13 @@ impl Connections {
             open: AtomicU32::new(0),
             ending: AtomicBool::new(false),
             table: Mutex::default(),
+            earlier: Notify::new(),
             phase: watch::Sender::new(Phase::Running),
             empty: Notify::new(),
         }
     }
 
-    fn table(&self) -> MutexGuard<'_, Slab<Held>> {
+    fn table(&self) -> MutexGuard<'_, Table> {
         // Every step on the table leaves it whole, so a panic elsewhere spoils nothing.
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -115,12 +130,12 @@ impl Connections {
     /// A connection was taken. Its owner calls `closed` before it closes the socket.
     pub(crate) fn opened(&self, socket: sys::Watched) -> Key {
         self.open.fetch_add(1, Ordering::SeqCst);
-        Key(self.table().insert(Held { socket, task: None }))
+        Key(self.table().held.insert(Held { socket, task: None, head_due: None }))
     }
 
     /// A connection is about to be closed.
     pub(crate) fn closed(&self, key: Key) {
-        let held = self.table().try_remove(key.0);
+        let held = self.table().held.try_remove(key.0);
         drop(held);
         // Sequentially consistent with `begin`: either this sees the end, or its waiters see zero.
         if self.open.fetch_sub(1, Ordering::SeqCst) == 1 && self.is_ending() {
@@ -135,7 +150,7 @@ impl Connections {
 
     /// The task of this connection is woken when the end begins. Returns whether it already has.
     pub(crate) fn wake_at_end(&self, key: Key, task: &Waker) -> bool {
-        if let Some(held) = self.table().get_mut(key.0) {
+        if let Some(held) = self.table().held.get_mut(key.0) {
             held.task = Some(task.clone());
         }
         // After the entry: `begin` sets the flag before it looks at the entries.
@@ -158,7 +173,7 @@ impl Connections {
         });
         // Woken outside the lock: a waker may run anything.
         let tasks: Vec<Waker> =
-            self.table().iter_mut().filter_map(|(_, held)| held.task.take()).collect();
+            self.table().held.iter().filter_map(|(_, held)| held.task.clone()).collect();
         tasks.into_iter().for_each(Waker::wake);
         first
     }
@@ -177,7 +192,7 @@ impl Connections {
 
     /// Ends every connection. Their owners see end of file.
     fn cut(&self) {
-        self.table().iter().for_each(|(_, held)| held.socket.shutdown());
+        self.table().held.iter().for_each(|(_, held)| held.socket.shutdown());
     }
 
     /// Waits until the worker begins to end.

@@ -1,28 +1,43 @@
 //! How long a client may take for a request's head: less for the first than for a later one.
 //!
 //! hyper has one time for both. It asks its timer for a new sleep for each head, so a timer of each
-//! connection's own can tell the first from the rest without a timer more.
+//! connection's own can tell the first from the rest. That timer sets none of the runtime's: all
+//! connections share one (see `drain::heads`).
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use hyper::rt::{Sleep, Timer};
-use hyper_util::rt::TokioTimer;
+
+use crate::drain::Key;
+use crate::link::Link;
 
 /// The timer of one connection; `header_read_timeout` is the time of a later head.
 #[derive(Debug)]
 pub(crate) struct HeadTimer {
+    times: Times,
+    link: Arc<Link>,
+    key: Key,
+}
+
+#[derive(Debug)]
+struct Times {
     first: Duration,
     later: Duration,
     past_first: AtomicBool,
 }
 
 impl HeadTimer {
-    pub(crate) fn new(first: Duration, later: Duration) -> Self {
-        Self { first, later, past_first: AtomicBool::new(false) }
+    pub(crate) fn new(link: Arc<Link>, key: Key, first: Duration, later: Duration) -> Self {
+        let past_first = AtomicBool::new(false);
+        Self { times: Times { first, later, past_first }, link, key }
     }
+}
 
+impl Times {
     /// hyper counted the later time into `deadline`.
     fn adjust(&self, deadline: Instant) -> Instant {
         if self.past_first.swap(true, Ordering::Relaxed) {
@@ -38,15 +53,28 @@ impl Timer for HeadTimer {
     }
 
     fn sleep_until(&self, deadline: Instant) -> Pin<Box<dyn Sleep>> {
-        TokioTimer::new().sleep_until(self.adjust(deadline))
+        let due = self.times.adjust(deadline).into();
+        self.link.expect_head(self.key, due);
+        Box::pin(HeadSleep { due })
     }
 
     fn now(&self) -> Instant {
-        TokioTimer::new().now()
+        tokio::time::Instant::now().into_std()
     }
+}
 
-    fn reset(&self, sleep: &mut Pin<Box<dyn Sleep>>, new_deadline: Instant) {
-        TokioTimer::new().reset(sleep, new_deadline);
+/// Over when it is due. The connection's task, which polls it, is woken by the table of connections.
+struct HeadSleep {
+    due: tokio::time::Instant,
+}
+
+impl Sleep for HeadSleep {}
+
+impl Future for HeadSleep {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<()> {
+        if tokio::time::Instant::now() >= self.due { Poll::Ready(()) } else { Poll::Pending }
     }
 }
 
@@ -56,10 +84,12 @@ mod tests {
 
     #[test]
     fn only_the_first_head_has_the_first_time() {
-        let timer = HeadTimer::new(Duration::from_secs(10), Duration::from_secs(75));
+        let past_first = AtomicBool::new(false);
+        let (first, later) = (Duration::from_secs(10), Duration::from_secs(75));
+        let times = Times { first, later, past_first };
         let now = Instant::now();
         let deadline = now + Duration::from_secs(75);
-        assert_eq!(timer.adjust(deadline), now + Duration::from_secs(10));
-        assert_eq!(timer.adjust(deadline), deadline);
+        assert_eq!(times.adjust(deadline), now + Duration::from_secs(10));
+        assert_eq!(times.adjust(deadline), deadline);
     }
 }

@@ -19,7 +19,7 @@ use vestibule_protocol::message::{ErrorReport, Refusal};
 use vestibule_protocol::port::{PostError, PostMessageError, SocketError};
 use vestibule_protocol::socket::{PacketSocket, Readiness as _, SendError, Sent};
 
-use crate::drain::{Cause, Connections, Ending, LINGER, Phase};
+use crate::drain::{Cause, Connections, Ending, Key, LINGER, Phase};
 use crate::inbox::{Chain, Inbox};
 use crate::outbox::{Letter, Outbox};
 use crate::settings::Settings;
@@ -187,6 +187,17 @@ impl Link {
             outbox.load(link.connections.open());
             link.flush(outbox, 0);
         });
+    }
+
+    /// The client of this connection has until `due` for the head of a request; then its task is
+    /// woken.
+    pub(crate) fn expect_head(self: &Arc<Self>, key: Key, due: Instant) {
+        if self.connections.expect_head(key, due)
+            && let Some(bound) = self.bound.get()
+        {
+            let link = Arc::clone(self);
+            bound.runtime.spawn(async move { link.connections.watch_heads().await });
+        }
     }
 
     /// Posts a message and returns its number.

@@ -146,7 +146,9 @@ async fn serve_connection<S, B>(
     let mut end = End { link: &link, key: stream.key(), state: EndState::Unknown };
     let mut builder = http1::Builder::new();
     let later = settings.keep_alive_timeout;
-    builder.timer(HeadTimer::new(settings.first_request_timeout, later)).header_read_timeout(later);
+    let first = settings.first_request_timeout;
+    let timer = HeadTimer::new(Arc::clone(&link), stream.key(), first, later);
+    builder.timer(timer).header_read_timeout(later);
     let service = WithInfo { service, info: info.clone(), link: Arc::clone(&link) };
     let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
     let served = poll_fn(|cx| {
