@@ -3,6 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use vestibule_router::listener::{bind, local_address};
+use vestibule_router::options::Output;
 use vestibule_router::role::RoleError;
 use vestibule_router::supervisor::master::{MasterError, Plan, PoolPlan, run as supervise};
 use vestibule_router::supervisor::router_user;
@@ -34,10 +35,11 @@ pub(crate) fn run(options: &Run) -> Result<(), StartupError> {
         Workers::Number(number) => number.get(),
         Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
     };
+    let port = local_address(&socket).map_or(0, |address| address.port());
     let announcement = announcement(&options.listen, &socket, count);
     let plan = Plan {
         listeners: vec![("web".to_owned(), socket)],
-        pools: vec![PoolPlan { workers: count, options: worker_options(options) }],
+        pools: vec![PoolPlan { workers: count, options: worker_options(options, port) }],
         rules: Vec::new(),
         router_identity: router_user::choose(),
         announcement,
@@ -55,14 +57,25 @@ pub(crate) fn router() -> Result<(), StartupError> {
     Ok(())
 }
 
-fn worker_options(options: &Run) -> WorkerOptions {
+fn worker_options(options: &Run, port: u16) -> WorkerOptions {
     let worker = match options.command.split_first() {
         Some((program, arguments)) => {
             arguments.iter().fold(WorkerOptions::new(program), WorkerOptions::arg)
         }
         None => WorkerOptions::new("/proc/self/exe").arg0("vestibule").arg("demo-worker"),
     };
-    worker.balance(options.balance).restart(Restart::default())
+    let worker = worker
+        .balance(options.balance)
+        .restart(Restart::default())
+        .output(Output::Lines)
+        .no_new_privileges()
+        .port(port);
+    match &options.user {
+        Some(user) => worker.user(user),
+        // Root only if written.
+        None if rustix::process::geteuid().is_root() => worker.user("nobody"),
+        None => worker,
+    }
 }
 
 /// The address to open: port 0 has become a number.

@@ -16,7 +16,7 @@ use vestibule_protocol::supervision::{FromRouter, PoolSetup, RuleSetup, Setup, T
 
 use super::life::Order;
 use super::notify::Notifier;
-use super::process_table::{Phase, ProcessTable};
+use super::process_table::ProcessTable;
 use super::router_process::{RouterEvent, RouterProcess};
 use crate::metrics::Metrics;
 use crate::options::WorkerOptions;
@@ -348,14 +348,12 @@ impl Master {
         self.notifier.stopping();
         match &self.router {
             Some(router) => {
+                // First the slots: a worker that is done at once must not be started again.
+                self.table.order_all(&Order::Finishing);
                 router.tell(ToRouter::AskLoads { number: 0 }, None);
                 router.tell(ToRouter::Stop, None);
             }
             None => self.table.order_all(&Order::Term),
-        }
-        let waiting = self.table.records().any(|record| record.phase == Phase::Backoff);
-        if waiting {
-            self.table.order_backoff_end();
         }
     }
 }

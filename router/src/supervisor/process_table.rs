@@ -220,13 +220,6 @@ impl ProcessTable {
         }
     }
 
-    /// No slot that waits to be started again is.
-    pub(crate) fn order_backoff_end(&mut self) {
-        for record in self.records.values().filter(|record| record.phase == Phase::Backoff) {
-            let _ = record.orders.send((record.worker, Order::End));
-        }
-    }
-
     /// Kills every process group that is left and reaps it: a slot whose orders end does so.
     pub(crate) async fn end(mut self) {
         self.records.clear();
