@@ -2,16 +2,20 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
-use clap::{Args, Parser, Subcommand};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 use vestibule_router::Balance;
+use vestibule_router::config::{Origin, Overrides, Sourced};
 
 use vestibule_router::role::RoleError;
 use vestibule_router::supervisor::master::MasterError;
 
+use crate::check::Check;
 use crate::startup::StartupError;
 
 /// The command was not used as it can be (`sysexits.h`: EX_USAGE).
@@ -20,6 +24,8 @@ const USAGE: u8 = 64;
 const INTERNAL: u8 = 70;
 /// The system refused: an address cannot be bound (EX_OSERR).
 const SYSTEM: u8 = 71;
+/// The configuration is wrong (EX_CONFIG).
+const CONFIGURATION: u8 = 78;
 
 #[derive(Debug, Parser)]
 #[command(name = "vestibule", version, about, long_about = None, disable_help_subcommand = true)]
@@ -36,6 +42,8 @@ struct Cli {
 enum Command {
     /// Listen on an address and hand every connection to one of several worker processes.
     Run(Run),
+    /// Read a configuration and all that it names, run its tests, and say what is wrong.
+    Check(Check),
     /// The process that accepts and hands over; the supervisor starts it.
     #[command(hide = true)]
     Router,
@@ -53,9 +61,6 @@ pub(crate) struct Run {
     /// How many workers: a number, or `auto` for the CPUs that this process may use.
     #[arg(long, value_name = "N|auto", env = "VESTIBULE_WORKERS", default_value = "auto", value_parser = workers)]
     pub(crate) workers: Workers,
-    /// Who workers run as. Default: `nobody` if started as root, else whoever starts them.
-    #[arg(long, value_name = "USER", env = "VESTIBULE_USER")]
-    pub(crate) user: Option<String>,
     /// How connections are spread over workers.
     #[arg(long, env = "VESTIBULE_BALANCE", default_value = "least-connections", value_parser = balance)]
     pub(crate) balance: Balance,
@@ -99,8 +104,11 @@ fn balance(text: &str) -> Result<Balance, String> {
 
 /// Reads the command line and does what it says.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
+    let parsed = Cli::command()
+        .try_get_matches()
+        .and_then(|matches| Cli::from_arg_matches(&matches).map(|cli| (cli, matches)));
+    let (cli, matches) = match parsed {
+        Ok(parsed) => parsed,
         Err(error) => {
             // Nothing is left to be done if standard error is closed.
             let _ = error.print();
@@ -116,6 +124,17 @@ pub(crate) fn main() -> ExitCode {
     }
     let result = match cli.command {
         Command::Run(run) => crate::startup::run(&run),
+        Command::Check(check) => {
+            let overrides = overrides(&matches, check.admin.as_deref(), check.here);
+            if let Some(instead) = no_configuration(&check.config) {
+                eprintln!("vestibule: {instead}");
+                return ExitCode::from(USAGE);
+            }
+            return match crate::check::run(&check, &overrides) {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::from(CONFIGURATION),
+            };
+        }
         Command::Router => crate::startup::router(),
         Command::DemoWorker => crate::demo::run(),
     };
@@ -134,6 +153,36 @@ pub(crate) fn main() -> ExitCode {
             })
         }
     }
+}
+
+/// What was said beside a configuration file, and by what: an option or its variable.
+fn overrides(matches: &ArgMatches, admin: Option<&Path>, here: bool) -> Overrides {
+    // An option of the program may stand after the command too; its value is the command's then.
+    let command = matches.subcommand().map_or(matches, |(_, command)| command);
+    let origin = |id: &str, option, variable| match command.value_source(id)? {
+        ValueSource::CommandLine => Some(Origin::CommandLine(option)),
+        ValueSource::EnvVariable => Some(Origin::Environment(variable)),
+        _ => None,
+    };
+    let log = origin("log", "--log", "VESTIBULE_LOG").and_then(|origin| {
+        let value = command.get_one::<String>("log")?.clone();
+        Some(Sourced { value, origin })
+    });
+    let admin = admin.and_then(|path| {
+        let origin = origin("admin", "--admin", "VESTIBULE_ADMIN")?;
+        let value = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+        Some(Sourced { value, origin })
+    });
+    Overrides { admin, log, here }
+}
+
+/// What to write instead of a file that is a program.
+fn no_configuration(path: &Path) -> Option<String> {
+    let script = path.extension().is_some_and(|end| end == "js" || end == "mjs" || end == "cjs");
+    script.then(|| {
+        let path = path.display();
+        format!("`{path}` is no configuration: did you mean `run -- node {path}`?")
+    })
 }
 
 /// Text on a terminal, JSON lines otherwise.
@@ -168,7 +217,6 @@ mod tests {
 
     #[test]
     fn the_command_line_is_consistent() {
-        use clap::CommandFactory;
         Cli::command().debug_assert();
     }
 

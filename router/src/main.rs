@@ -1,5 +1,6 @@
 //! The `vestibule` program: the command line, wired to the library.
 
+mod check;
 mod cli;
 mod demo;
 mod startup;
