@@ -1,8 +1,8 @@
-//! The reading half of the worker's port: one packet at a time, in the order of the protocol.
+//! The reading half of the worker's port: packets in the order of the protocol, a burst at a time.
 //!
 //! Whoever holds the inbox reads: `scope.recv`, `scope.serve`, a listener, or the task that runs a
-//! listener's port down. A packet is received, judged and settled without a pause in between, so
-//! dropping the future that waits for it loses nothing.
+//! listener's port down. Packets are received, judged and settled without a pause in between, so
+//! dropping the future that waits for them loses nothing.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -13,12 +13,16 @@ use vestibule_protocol::handshake::Attach;
 use vestibule_protocol::message::{
     MessageError as Malformed, Refusal, RefusalReason, ToWorker, kind, transferred,
 };
-use vestibule_protocol::socket::{Packet, PacketBuffer, ReceiveError};
+use vestibule_protocol::socket::{Packet, PacketBuffer, Readiness as _, ReceiveError};
 
 use crate::adopt::{Adopter, Arrival};
 use crate::drain::{Cause, Ending, Phase};
 use crate::event::{Event, MessageError};
 use crate::link::Link;
+
+/// Most numbers (or packets without) that are received before they are acknowledged: the router's default window, so that
+/// it never waits for a worker that has more to receive.
+const BURST: u64 = 64;
 
 /// Who reads.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +76,8 @@ struct State {
     epoch: Option<u16>,
     /// Highest number received from any router.
     received: u64,
+    /// Highest number that was acknowledged.
+    settled: u64,
     arrived: VecDeque<Arrival>,
     refusals: Vec<Refusal>,
 }
@@ -87,26 +93,47 @@ impl Inbox {
         self.fault.take()
     }
 
-    /// Receives one packet and settles it, or notes that the port is over. After that it never
+    /// Receives what has come and settles it, or notes that the port is over. After that it never
     /// becomes ready again.
     ///
+    /// One acknowledgement covers all packets of a burst, and goes out before anything of them can
+    /// be read.
+    ///
     /// # Cancel safety
-    /// A packet is received only when this is ready.
+    /// Packets are received only when this is ready.
     pub(crate) async fn turn(&mut self, link: &Arc<Link>, mode: Mode) {
         let Some(bound) = link.bound().filter(|_| !self.over) else {
             return std::future::pending().await;
         };
-        let taken = match bound.socket.receive(&mut self.buffer).await {
-            Ok(packet) => self.state.take(link, packet, mode),
-            Err(error) if !error.is_fatal() => self.state.unreadable(link, error),
-            Err(ReceiveError::Closed) => return self.end(link),
-            Err(error) => Err(error.into()),
+        let Ok(mut ready) = bound.socket.readable().await else { return self.end(link) };
+        let before = self.state.received;
+        let mut packets = 0;
+        let outcome = loop {
+            packets += 1;
+            let taken = match bound.socket.try_receive(&mut self.buffer) {
+                Ok(Some(packet)) => self.state.take(link, packet, mode),
+                Ok(None) => {
+                    ready.clear_ready();
+                    break Ok(());
+                }
+                Err(error) if !error.is_fatal() => self.state.unreadable(error),
+                Err(error) => Err(error.into()),
+            };
+            let numbers = self.state.received - before;
+            if taken.is_err() || numbers.max(packets) >= BURST {
+                break taken;
+            }
         };
-        if let Err(fault) = taken {
-            tracing::error!(error = %Chain(&fault), "the router broke the protocol: its port is closed");
-            self.fault = Some(fault);
-            link.shut();
-            self.end(link);
+        self.state.settle(link);
+        match outcome {
+            Ok(()) => {}
+            Err(Fault::Packet(ReceiveError::Closed)) => self.end(link),
+            Err(fault) => {
+                tracing::error!(error = %Chain(&fault), "the router broke the protocol: its port is closed");
+                self.fault = Some(fault);
+                link.shut();
+                self.end(link);
+            }
         }
     }
 
@@ -171,9 +198,16 @@ impl State {
         }
         if header.sequence > 0 {
             self.received += numbers as u64;
-            link.settle(self.received, &mut self.refusals);
         }
         Ok(())
+    }
+
+    /// Says what was refused and that the rest is taken.
+    fn settle(&mut self, link: &Arc<Link>) {
+        if self.received > self.settled {
+            self.settled = self.received;
+            link.settle(self.received, &mut self.refusals);
+        }
     }
 
     /// Offers and messages are numbered without a gap; what is not numbered settles nothing.
@@ -190,12 +224,15 @@ impl State {
             return Err(Fault::Version(attach.versions.0, attach.versions.1));
         }
         self.epoch = Some(epoch);
+        // What an earlier router is still owed is void: `Hello` says how far this worker has come.
+        self.settled = self.received;
+        self.refusals.clear();
         link.attached(epoch, attach, self.received);
         Ok(())
     }
 
     /// A message whose format or large body is unusable: it is refused, the port goes on.
-    fn unreadable(&mut self, link: &Arc<Link>, source: ReceiveError) -> Result<(), Fault> {
+    fn unreadable(&mut self, source: ReceiveError) -> Result<(), Fault> {
         let (kind, sequence, numbers, reason) = match source {
             ReceiveError::Format { kind: kind::OFFER, sequence, announced, .. } => {
                 (kind::OFFER, sequence, announced, RefusalReason::Format)
@@ -223,7 +260,6 @@ impl State {
         let error = MessageError::Unreadable { sequence, source };
         self.arrived.push_back(Arrival::Event(Event::MessageError(error)));
         self.received = end - 1;
-        link.settle(self.received, &mut self.refusals);
         Ok(())
     }
 

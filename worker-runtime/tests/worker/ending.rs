@@ -143,9 +143,8 @@ async fn a_closed_scope_refuses_what_is_queued_and_then_ends() {
     go.send(()).unwrap();
     assert_eq!(router.hears().await, Said::Acknowledged { up_to: 1, open: 0 });
     assert_eq!(router.hears().await, Said::Closing);
-    assert_eq!(router.hears_but_load(1).await, Said::Refused(vec![(2, RefusalReason::Closing)]));
-    assert_eq!(router.hears().await, Said::Acknowledged { up_to: 2, open: 0 });
-    assert_eq!(router.hears().await, Said::Refused(vec![(3, RefusalReason::Closing)]));
+    let refused = vec![(2, RefusalReason::Closing), (3, RefusalReason::Closing)];
+    assert_eq!(router.hears_but_load(1).await, Said::Refused(refused));
     assert_eq!(router.hears().await, Said::Acknowledged { up_to: 3, open: 0 });
     // Posted before the router knew, closed after it: the port ends, the connection lives.
     drop(router);
