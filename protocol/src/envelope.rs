@@ -5,13 +5,14 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use crate::connection_info::ConnectionInfo;
 use crate::message::{self, ItemKind};
 use crate::port::{MessagePort, PortDescriptor};
+use crate::sys::ClientSocket;
 use crate::tlv::TooLong;
 
 /// A client's connection on its way: the descriptor and what is known about it. It cannot be read.
 #[derive(Debug)]
 pub struct PassedConnection {
-    /// The connection.
-    pub descriptor: OwnedFd,
+    /// The connection. Dropped, it is closed without waiting.
+    pub descriptor: ClientSocket,
     /// Its facts.
     pub info: ConnectionInfo,
 }
@@ -60,7 +61,9 @@ impl Transferable {
     /// A received descriptor as what the sender said that it is.
     pub fn from_received(kind: ItemKind, descriptor: OwnedFd) -> Self {
         match kind {
-            ItemKind::Connection(info) => Self::Connection(PassedConnection { descriptor, info }),
+            ItemKind::Connection(info) => {
+                Self::Connection(PassedConnection { descriptor: descriptor.into(), info })
+            }
             ItemKind::Port => Self::Port(PortDescriptor::from(descriptor)),
             ItemKind::Listener => Self::Listener(descriptor),
             ItemKind::Descriptor => Self::Descriptor(descriptor),

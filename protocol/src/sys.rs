@@ -3,7 +3,7 @@
 #![allow(unsafe_code, reason = "system calls that rustix does not wrap")]
 
 use std::io::{IoSlice, IoSliceMut};
-use std::mem::MaybeUninit;
+use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use rustix::cmsg_space;
@@ -28,6 +28,40 @@ const SEND_CONTROL: usize = cmsg_space!(ScmRights(MAX_DESCRIPTORS));
 
 /// Linux 6.16's `SO_PASSRIGHTS`: 0 makes a send of descriptors to this socket fail with EPERM.
 const SO_PASSRIGHTS: libc::c_int = 83;
+
+/// A client's connection, to be closed without waiting. A worker that was offered it could have set
+/// `SO_LINGER` and filled the send buffer: the close of the last copy would then block. Therefore it
+/// is cleared before every close.
+#[derive(Debug)]
+pub struct ClientSocket(OwnedFd);
+
+impl ClientSocket {
+    /// The descriptor, as it is.
+    pub fn into_descriptor(self) -> OwnedFd {
+        let this = ManuallyDrop::new(self);
+        // SAFETY: `this` is never dropped, so what is copied here has one owner.
+        unsafe { std::ptr::read(&raw const this.0) }
+    }
+}
+
+impl From<OwnedFd> for ClientSocket {
+    fn from(descriptor: OwnedFd) -> Self {
+        Self(descriptor)
+    }
+}
+
+impl AsFd for ClientSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.as_fd()
+    }
+}
+
+impl Drop for ClientSocket {
+    fn drop(&mut self) {
+        // Fails only for what is no socket; then there is nothing to linger.
+        let _ = sockopt::set_socket_linger(&self.0, None);
+    }
+}
 
 /// What one `recvmsg` brought, besides the descriptors.
 #[derive(Clone, Copy, Debug)]

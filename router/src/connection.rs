@@ -78,13 +78,13 @@ impl AsFd for Connection {
 
 impl From<Connection> for Transferable {
     fn from(connection: Connection) -> Self {
-        let descriptor = connection.paused.into_descriptor();
+        let descriptor = connection.paused.into_socket();
         Self::Connection(PassedConnection { descriptor, info: connection.info })
     }
 }
 
 impl From<PassedConnection> for Connection {
     fn from(passed: PassedConnection) -> Self {
-        Self { paused: PausedConnection::new(passed.descriptor), info: passed.info }
+        Self { paused: passed.descriptor.into(), info: passed.info }
     }
 }

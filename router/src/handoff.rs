@@ -9,6 +9,7 @@ use std::net::IpAddr;
 use std::time::Instant;
 
 use vestibule_protocol::codec::Data;
+use vestibule_protocol::discard::discard;
 use vestibule_protocol::envelope::Transferable;
 use vestibule_protocol::limits::{QUEUE_BYTES, QUEUE_MESSAGES};
 
@@ -68,10 +69,22 @@ impl Entry {
 
     /// The worker has taken everything: this side's copies go.
     fn settle(self) {
-        if let Cargo::Connection(connection) = self.cargo {
-            connection.release();
+        match self.cargo {
+            Cargo::Connection(connection) => connection.release(),
+            Cargo::List(list) => discard_list(list),
         }
     }
+}
+
+/// Closes a list that a worker has, too: it could make the close of any file wait.
+fn discard_list(list: Vec<Transferable>) {
+    let strangers = list.into_iter().filter_map(|item| match item {
+        Transferable::Connection(_) | Transferable::Port(_) => None,
+        Transferable::Listener(descriptor) | Transferable::Descriptor(descriptor) => {
+            Some(descriptor)
+        }
+    });
+    discard(strangers.collect());
 }
 
 /// A worker said what it cannot have meant. Its port is closed and its process killed.

@@ -152,6 +152,7 @@ pub(crate) fn start(connection: PausedConnection, rejection: Rejection, inet: bo
 
 fn reset(connection: PausedConnection) {
     // A lingering time of zero makes close send a reset. Fails only if the client is gone.
+    let connection = connection.into_descriptor();
     let _ = sockopt::set_socket_linger(&connection, Some(Duration::ZERO));
 }
 

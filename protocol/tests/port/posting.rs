@@ -201,7 +201,10 @@ async fn point_09_a_long_transfer_list_makes_a_message_large_not_too_long() {
     };
     for length in [10, 20_000, MAX_MESSAGE] {
         let transfer: Vec<Transferable> = (0..MAX_DESCRIPTORS - 1)
-            .map(|_| PassedConnection { descriptor: Canary::new().1, info: info.clone() }.into())
+            .map(|_| {
+                let descriptor = Canary::new().1.into();
+                PassedConnection { descriptor, info: info.clone() }.into()
+            })
             .collect();
         port.post(Data::bytes(vec![7; length]), transfer).unwrap();
         let (data, transfer) = message(&other).await;

@@ -3,13 +3,19 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use vestibule_protocol::sys::ClientSocket;
 
-use crate::sys::tcp;
+use crate::sys::tcp::{self, Phase, TcpInfo};
 
-/// An accepted connection, untouched. It owns the descriptor and offers no read.
+/// How often a connection is looked at whose client goes on sending. A window of data at most can
+/// arrive, so this is never reached by a client alone.
+const LOOKS: u32 = 64;
+
+/// An accepted connection, untouched. It owns the descriptor and offers no read. However it is
+/// dropped, the close does not wait, whatever a worker did to the socket.
 #[derive(Debug)]
 pub struct PausedConnection {
-    descriptor: OwnedFd,
+    descriptor: ClientSocket,
     /// Bytes of a PROXY header, the only bytes the router ever consumes.
     consumed: u64,
 }
@@ -28,35 +34,36 @@ pub enum Touched {
 impl PausedConnection {
     /// Takes a connection from which nothing was read.
     pub fn new(descriptor: OwnedFd) -> Self {
-        Self { descriptor, consumed: 0 }
+        Self { descriptor: descriptor.into(), consumed: 0 }
     }
 
     /// The descriptor, for whoever will read.
     pub fn into_descriptor(self) -> OwnedFd {
+        self.descriptor.into_descriptor()
+    }
+
+    /// The descriptor, on its way to somebody.
+    pub(crate) fn into_socket(self) -> ClientSocket {
         self.descriptor
     }
 
     /// Proves that nobody read from the connection or wrote to it.
     ///
     /// Bytes that TCP received, less what the router consumed itself, must all be unread, and none
-    /// may have been sent. A FIN counts as one received byte that no read returns (`tcp_info(7)` is
-    /// not documented that far; seen on Linux 5.14 to 6.18).
+    /// may have been sent or wait to be sent. A FIN counts as one received byte that no read returns
+    /// (`tcp_info(7)` is not documented that far; seen on Linux 5.14 to 6.18). That this side shut
+    /// down its own reading looks as a FIN does to everybody but the state.
     pub fn touched(&self) -> Touched {
-        match self.counts() {
-            Ok(Some((received, unread, sent))) => {
-                let expected = received.saturating_sub(self.consumed);
-                let fin = tcp::is_read_closed(self.descriptor.as_fd());
-                let whole = unread == expected || (fin && unread + 1 == expected);
-                if whole && sent == 0 { Touched::No } else { Touched::Yes }
-            }
+        let descriptor = self.descriptor.as_fd();
+        let looked = look(
+            || tcp::info(descriptor),
+            || Ok((tcp::unread(descriptor)?, tcp::unsent(descriptor)?)),
+        );
+        match looked {
+            Ok(Some(counts)) if counts.are_untouched(self.consumed) => Touched::No,
+            Ok(Some(_)) => Touched::Yes,
             Ok(None) | Err(_) => Touched::Unknown,
         }
-    }
-
-    fn counts(&self) -> Result<Option<(u64, u64, u64)>, Errno> {
-        let descriptor = self.descriptor.as_fd();
-        let Some(info) = tcp::info(descriptor)? else { return Ok(None) };
-        Ok(Some((info.received, tcp::unread(descriptor)?, info.sent)))
     }
 
     /// Makes the connection ready to be offered again: a worker may have cleared `O_NONBLOCK`, which
@@ -65,19 +72,22 @@ impl PausedConnection {
     /// # Errors
     /// As `fcntl(2)`.
     pub fn restore(&self) -> Result<(), Errno> {
-        let flags = rustix::fs::fcntl_getfl(&self.descriptor)?;
+        let flags = rustix::fs::fcntl_getfl(self)?;
         if flags.contains(rustix::fs::OFlags::NONBLOCK) {
             return Ok(());
         }
-        rustix::fs::fcntl_setfl(&self.descriptor, flags | rustix::fs::OFlags::NONBLOCK)
+        rustix::fs::fcntl_setfl(self, flags | rustix::fs::OFlags::NONBLOCK)
     }
 
     /// Drops this copy after another process took the connection over.
-    ///
-    /// A worker could set `SO_LINGER` and fill the send buffer: the close of the last copy would
-    /// then block the router. It is cleared first.
     pub fn release(self) {
-        tcp::clear_linger(self.descriptor.as_fd());
+        drop(self);
+    }
+}
+
+impl From<ClientSocket> for PausedConnection {
+    fn from(descriptor: ClientSocket) -> Self {
+        Self { descriptor, consumed: 0 }
     }
 }
 
@@ -85,6 +95,44 @@ impl AsFd for PausedConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
     }
+}
+
+/// What a look at a connection brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Counts {
+    info: TcpInfo,
+    unread: u64,
+    unsent: u64,
+}
+
+impl Counts {
+    fn are_untouched(self, consumed: u64) -> bool {
+        let Self { info: TcpInfo { received, sent, phase }, unread, unsent } = self;
+        let fin = match phase {
+            Phase::Open => 0,
+            Phase::ClientDone => 1,
+            Phase::Ending => return false,
+        };
+        received == unread + consumed + fin && sent == 0 && unsent == 0
+    }
+}
+
+/// Counts that belong together: `info` and `queues` are several system calls, and data that arrives
+/// between them would look like a read, or hide one. `None` if it is not TCP.
+fn look(
+    mut info: impl FnMut() -> Result<Option<TcpInfo>, Errno>,
+    mut queues: impl FnMut() -> Result<(u64, u64), Errno>,
+) -> Result<Option<Counts>, Errno> {
+    let Some(mut before) = info()? else { return Ok(None) };
+    for _ in 0..LOOKS {
+        let (unread, unsent) = queues()?;
+        let Some(after) = info()? else { return Ok(None) };
+        if after == before {
+            return Ok(Some(Counts { info: after, unread, unsent }));
+        }
+        before = after;
+    }
+    Err(Errno::AGAIN)
 }
 
 #[cfg(test)]
@@ -155,6 +203,74 @@ mod tests {
         let (_client, mut worker, paused) = connection();
         worker.write_all(b"x").unwrap();
         assert_eq!(paused.touched(), Touched::Yes);
+    }
+
+    #[test]
+    fn data_that_is_held_back_touches() {
+        let (_client, mut worker, paused) = connection();
+        rustix::net::sockopt::set_tcp_cork(&worker, true).unwrap();
+        worker.write_all(b"held").unwrap();
+        assert_eq!(tcp::info(paused.as_fd()).unwrap().unwrap().sent, 0);
+        assert_eq!(paused.touched(), Touched::Yes);
+    }
+
+    #[test]
+    fn a_read_that_a_shutdown_of_this_side_is_to_hide_touches() {
+        let (mut client, mut worker, paused) = connection();
+        client.write_all(b"hello").unwrap();
+        until(&paused, 5, false);
+        worker.read_exact(&mut [0; 1]).unwrap();
+        worker.shutdown(Shutdown::Read).unwrap();
+        assert!(tcp::is_read_closed(paused.as_fd()), "as after a FIN");
+        assert_eq!(paused.touched(), Touched::Yes);
+    }
+
+    #[test]
+    fn an_end_that_this_side_has_said_touches() {
+        let (_client, worker, paused) = connection();
+        worker.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(paused.touched(), Touched::Yes);
+    }
+
+    fn open(received: u64) -> Result<Option<TcpInfo>, Errno> {
+        Ok(Some(TcpInfo { received, sent: 0, phase: Phase::Open }))
+    }
+
+    #[test]
+    fn data_that_arrives_during_the_look_is_no_read() {
+        let mut infos = [open(4), open(7), open(7)].into_iter();
+        let counts = look(|| infos.next().unwrap(), || Ok((7, 0))).unwrap().unwrap();
+        assert!(counts.are_untouched(0), "{counts:?}");
+    }
+
+    #[test]
+    fn data_that_arrives_during_the_look_hides_no_read() {
+        // One of five bytes was read; as the look at the queue comes, one more has arrived.
+        let mut infos = [open(5), open(6), open(6)].into_iter();
+        let counts = look(|| infos.next().unwrap(), || Ok((5, 0))).unwrap().unwrap();
+        assert!(!counts.are_untouched(0), "{counts:?}");
+    }
+
+    #[test]
+    fn a_client_that_never_pauses_is_not_looked_at_for_ever() {
+        let mut received = 0;
+        let more = || {
+            received += 1;
+            open(received)
+        };
+        assert_eq!(look(more, || Ok((0, 0))), Err(Errno::AGAIN));
+    }
+
+    #[test]
+    fn however_a_connection_is_dropped_its_close_does_not_linger() {
+        let drops: [fn(PausedConnection); 2] = [PausedConnection::release, drop];
+        for dropped in drops {
+            let (_client, worker, paused) = connection();
+            let linger = Some(std::time::Duration::from_secs(60));
+            rustix::net::sockopt::set_socket_linger(&worker, linger).unwrap();
+            dropped(paused);
+            assert_eq!(rustix::net::sockopt::socket_linger(&worker), Ok(None));
+        }
     }
 
     #[test]

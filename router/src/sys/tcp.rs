@@ -13,7 +13,24 @@ pub(crate) struct TcpInfo {
     pub(crate) received: u64,
     /// Bytes of data sent.
     pub(crate) sent: u64,
+    /// What each side has said of the end.
+    pub(crate) phase: Phase,
 }
+
+/// How far a connection is on its way to its end (`tcp(7)`, the kernel's states).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Phase {
+    /// Neither side has ended it.
+    Open,
+    /// The client has said all it wants to say (FIN); this side has not.
+    ClientDone,
+    /// This side has said that it will say no more, or the connection is over.
+    Ending,
+}
+
+/// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` of the kernel's `tcp_states.h`.
+const ESTABLISHED: u8 = 1;
+const CLOSE_WAIT: u8 = 8;
 
 /// The counts, or `None` if the socket is not TCP.
 pub(crate) fn info(socket: BorrowedFd<'_>) -> Result<Option<TcpInfo>, Errno> {
@@ -42,12 +59,29 @@ pub(crate) fn info(socket: BorrowedFd<'_>) -> Result<Option<TcpInfo>, Errno> {
     }
     // SAFETY: every field is an integer and the memory was zeroed, so any filling is a value.
     let info = unsafe { info.assume_init() };
-    Ok(Some(TcpInfo { received: info.tcpi_bytes_received, sent: info.tcpi_bytes_sent }))
+    let phase = match info.tcpi_state {
+        ESTABLISHED => Phase::Open,
+        CLOSE_WAIT => Phase::ClientDone,
+        _ => Phase::Ending,
+    };
+    Ok(Some(TcpInfo { received: info.tcpi_bytes_received, sent: info.tcpi_bytes_sent, phase }))
 }
 
 /// Bytes in the receive queue (`SIOCINQ`).
 pub(crate) fn unread(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     rustix::io::ioctl_fionread(socket)
+}
+
+/// Bytes written and not yet acknowledged by the client, those held back (`TCP_CORK`) included
+/// (`SIOCOUTQ`).
+pub(crate) fn unsent(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    let mut bytes: libc::c_int = 0;
+    // SAFETY: the request writes one c_int, which is live; the descriptor is borrowed, so it is open.
+    let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::TIOCOUTQ as _, &raw mut bytes) };
+    if result != 0 {
+        return Err(last_error());
+    }
+    Ok(u64::try_from(bytes).unwrap_or_default())
 }
 
 /// Whether the client has sent a FIN, or the connection is over.
