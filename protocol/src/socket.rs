@@ -4,10 +4,11 @@
 //! packet that looks like the end, descriptors lost without an error) and nothing of what is said.
 
 use std::io::{self, IoSlice};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Duration;
 
 use rustix::io::Errno;
-use tokio::io::unix::AsyncFdReadyGuard;
+use tokio::io::unix::{AsyncFd, AsyncFdReadyGuard};
 use tokio_seqpacket::UnixSeqpacket;
 
 use crate::codec::Codec;
@@ -17,10 +18,17 @@ use crate::limits::{MAX_DESCRIPTORS, MAX_MESSAGE, MAX_PACKET, MAX_TRANSFER_LIST}
 use crate::message::transferred;
 use crate::sys::{self, MemoryError};
 
+/// How long to wait for room without an event where there is no descriptor left to wait with.
+const RETRY: Duration = Duration::from_millis(2);
+
 /// A connected seqpacket socket, registered with the runtime it was made in.
+///
+/// It is watched for reading only. Watched for writing too, it would wake this process each time
+/// the other side receives a packet, though there is nearly always room to send; so who has to wait
+/// for room does it with a duplicate ([`writable`](Self::writable)).
 #[derive(Debug)]
 pub struct PacketSocket {
-    socket: UnixSeqpacket,
+    socket: AsyncFd<OwnedFd>,
 }
 
 /// A descriptor that is not what it must be.
@@ -188,7 +196,7 @@ impl Drop for PacketBuffer {
 
 impl AsFd for PacketSocket {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.socket.get_ref().as_fd()
     }
 }
 
@@ -207,13 +215,13 @@ impl PacketSocket {
         }
         sys::set_port_flags(descriptor.as_fd())
             .map_err(|error| SocketError::System(error.into()))?;
-        let socket = UnixSeqpacket::try_from(descriptor).map_err(SocketError::System)?;
+        let socket = sys::watch_for_reading(descriptor).map_err(SocketError::System)?;
         Ok(Self { socket })
     }
 
     /// Takes the socket out of the runtime.
     pub fn into_descriptor(self) -> OwnedFd {
-        self.socket.into()
+        self.socket.into_inner()
     }
 
     /// Receives the next packet if there is one; `None` if not.
@@ -239,8 +247,7 @@ impl PacketSocket {
         buffer.clear();
         let mut resets = 0;
         loop {
-            let socket = self.socket.as_fd();
-            match sys::receive(socket, &mut buffer.bytes, &mut buffer.descriptors) {
+            match sys::receive(self.as_fd(), &mut buffer.bytes, &mut buffer.descriptors) {
                 Ok(received) => return Ok(Some(received)),
                 Err(Errno::WOULDBLOCK) => return Ok(None),
                 Err(Errno::INTR) => {}
@@ -340,18 +347,27 @@ impl PacketSocket {
     /// # Cancel safety
     /// Safe.
     pub async fn readable(&self) -> Result<impl Readiness + '_, ReceiveError> {
-        self.socket.as_async_fd().readable().await.map_err(|_| ReceiveError::Closed)
+        self.socket.readable().await.map_err(|_| ReceiveError::Closed)
     }
 
-    /// Waits until [`try_send`](Self::try_send) may succeed; see [`readable`](Self::readable).
+    /// Waits until [`try_send`](Self::try_send) may succeed. Each wait looks anew: call it again
+    /// when the send was [`Blocked`](Sent::Blocked) all the same.
     ///
     /// # Errors
     /// The runtime is shutting down.
     ///
     /// # Cancel safety
     /// Safe.
-    pub async fn writable(&self) -> Result<impl Readiness + '_, SendError> {
-        self.socket.as_async_fd().writable().await.map_err(|_| SendError::Closed)
+    pub async fn writable(&self) -> Result<(), SendError> {
+        match self.as_fd().try_clone_to_owned().and_then(UnixSeqpacket::try_from) {
+            Ok(socket) => {
+                let ready = socket.as_async_fd().writable().await.map_err(|_| SendError::Closed)?;
+                drop(ready);
+            }
+            // Out of descriptors or memory: neither is for ever.
+            Err(_) => tokio::time::sleep(RETRY).await,
+        }
+        Ok(())
     }
 
     /// Sends one packet now or not at all.
@@ -364,7 +380,7 @@ impl PacketSocket {
         descriptors: &[BorrowedFd<'_>],
     ) -> Result<Sent, SendError> {
         loop {
-            match sys::send(self.socket.as_fd(), parts, descriptors) {
+            match sys::send(self.as_fd(), parts, descriptors) {
                 Ok(()) => return Ok(Sent::Whole),
                 Err(Errno::INTR) => {}
                 Err(Errno::WOULDBLOCK) => return Ok(Sent::Blocked),
@@ -381,13 +397,13 @@ impl PacketSocket {
     /// the other side sees the end. A plain close would not do while a duplicate exists.
     pub fn shutdown(&self) {
         // Fails only if the other side was first.
-        let _ = rustix::net::shutdown(self.socket.as_fd(), rustix::net::Shutdown::Both);
+        let _ = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Both);
     }
 
     /// Stops the other side from sending, for every holder of this end. What waits here can still
     /// be sent.
     pub fn shutdown_receive(&self) {
-        let _ = rustix::net::shutdown(self.socket.as_fd(), rustix::net::Shutdown::Read);
+        let _ = rustix::net::shutdown(self.as_fd(), rustix::net::Shutdown::Read);
     }
 }
 
@@ -410,7 +426,7 @@ pub trait Readiness: Send {
     fn clear_ready(&mut self);
 }
 
-impl<T: AsRawFd + Send + Sync> Readiness for AsyncFdReadyGuard<'_, T> {
+impl Readiness for AsyncFdReadyGuard<'_, OwnedFd> {
     fn clear_ready(&mut self) {
         AsyncFdReadyGuard::clear_ready(self);
     }

@@ -2,7 +2,7 @@
 //! this crate is here.
 #![allow(unsafe_code, reason = "system calls that rustix does not wrap")]
 
-use std::io::{IoSlice, IoSliceMut};
+use std::io::{self, IoSlice, IoSliceMut};
 use std::mem::{ManuallyDrop, MaybeUninit};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
@@ -13,6 +13,8 @@ use rustix::net::{
     AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags,
     SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sockopt,
 };
+use tokio::io::Interest;
+use tokio::io::unix::AsyncFd;
 
 use crate::limits::MAX_DESCRIPTORS;
 
@@ -117,6 +119,16 @@ pub fn set_port_flags(fd: BorrowedFd<'_>) -> Result<(), Errno> {
     let flags = rustix::fs::fcntl_getfl(fd)?;
     rustix::fs::fcntl_setfl(fd, flags | rustix::fs::OFlags::NONBLOCK)?;
     rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::CLOEXEC)
+}
+
+/// Registers a descriptor with the running runtime, for reading only.
+///
+/// # Errors
+/// The reactor refuses it.
+pub(crate) fn watch_for_reading(descriptor: OwnedFd) -> io::Result<AsyncFd<OwnedFd>> {
+    // SAFETY: an OwnedFd names one open descriptor from here until the AsyncFd drops it, after it
+    // took it out of the reactor.
+    Ok(unsafe { AsyncFd::register_with_interest(descriptor, Interest::READABLE) }?)
 }
 
 /// Receives one packet without waiting; its descriptors are appended to `descriptors`.

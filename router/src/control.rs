@@ -18,9 +18,7 @@ use vestibule_protocol::header::Header;
 use vestibule_protocol::limits::INLINE_MESSAGE;
 use vestibule_protocol::message::kind;
 use vestibule_protocol::port::SocketError;
-use vestibule_protocol::socket::{
-    PacketBuffer, PacketSocket, Readiness, ReceiveError, SendError, Sent,
-};
+use vestibule_protocol::socket::{PacketBuffer, PacketSocket, ReceiveError, SendError, Sent};
 use vestibule_protocol::sys;
 
 /// How long a message that cannot be sent for want of buffers waits before it is tried again.
@@ -131,14 +129,10 @@ async fn send<Out: Serialize>(
     let body = if large { &[] } else { body.as_bytes() };
     let parts = [IoSlice::new(&head), IoSlice::new(body)];
     loop {
-        let mut ready = socket.writable().await?;
         match socket.try_send(&parts, &descriptors)? {
             Sent::Whole => return Ok(()),
-            Sent::Blocked => ready.clear_ready(),
-            Sent::Later => {
-                drop(ready);
-                tokio::time::sleep(RETRY).await;
-            }
+            Sent::Blocked => socket.writable().await?,
+            Sent::Later => tokio::time::sleep(RETRY).await,
         }
     }
 }

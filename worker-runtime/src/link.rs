@@ -17,7 +17,7 @@ use vestibule_protocol::handshake::{Attach, Hello};
 use vestibule_protocol::limits::MAX_MESSAGE;
 use vestibule_protocol::message::{ErrorReport, Refusal};
 use vestibule_protocol::port::{PostError, PostMessageError, SocketError};
-use vestibule_protocol::socket::{PacketSocket, Readiness as _, SendError, Sent};
+use vestibule_protocol::socket::{PacketSocket, SendError, Sent};
 
 use crate::drain::{Cause, Connections, Ending, Key, LINGER, Phase};
 use crate::inbox::{Chain, Inbox};
@@ -305,9 +305,9 @@ impl Link {
             let ready = bound.socket.writable().await;
             let sent = {
                 let mut outbox = lock(&self.outbox);
-                let sent = match &ready {
-                    Ok(_) => self.send(bound, &mut outbox),
-                    Err(error) => Err(*error),
+                let sent = match ready {
+                    Ok(()) => self.send(bound, &mut outbox),
+                    Err(error) => Err(error),
                 };
                 match sent {
                     Ok(Sent::Whole) => outbox.flushing = false,
@@ -321,7 +321,7 @@ impl Link {
                 sent
             };
             match (sent, ready) {
-                (Ok(Sent::Blocked), Ok(mut ready)) => ready.clear_ready(),
+                (Ok(Sent::Blocked), Ok(())) => {}
                 (Ok(Sent::Later), _) => tokio::time::sleep(RETRY).await,
                 _ => return self.sent.notify_waiters(),
             }

@@ -12,7 +12,7 @@ use crate::envelope::{self, Transferable};
 use crate::header::{HEADER_LEN, Header};
 use crate::limits::{INLINE_MESSAGE, MAX_DESCRIPTORS, MAX_PACKET, QUEUE_BYTES, QUEUE_MESSAGES};
 use crate::message::kind;
-use crate::socket::{PacketSocket, Readiness, SendError, Sent};
+use crate::socket::{PacketSocket, SendError, Sent};
 use crate::sys;
 
 /// How long to wait before a send that failed for want of something no event announces: the other
@@ -197,14 +197,11 @@ impl Flush {
 
     async fn send_all(&self) -> Result<(), SendError> {
         loop {
-            let mut ready = self.shared.socket.writable().await?;
+            self.shared.socket.writable().await?;
             match self.shared.flush()? {
                 Sent::Whole => return Ok(()),
-                Sent::Blocked => ready.clear_ready(),
-                Sent::Later => {
-                    drop(ready);
-                    tokio::time::sleep(RETRY).await;
-                }
+                Sent::Blocked => {}
+                Sent::Later => tokio::time::sleep(RETRY).await,
             }
         }
     }

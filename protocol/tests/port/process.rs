@@ -11,7 +11,7 @@ use vestibule_protocol::envelope::Transferable;
 use vestibule_protocol::header::Header;
 use vestibule_protocol::message::{self, ItemKind};
 use vestibule_protocol::port::{MessagePort, PortEvent, PortMessageError};
-use vestibule_protocol::socket::{PacketSocket, Readiness, ReceiveError, Sent};
+use vestibule_protocol::socket::{PacketSocket, ReceiveError, Sent};
 use vestibule_protocol::sys;
 
 use crate::support::{
@@ -232,10 +232,10 @@ async fn point_10_no_descriptor_stays_open_in_the_receiver() {
 async fn send_slowly(socket: &PacketSocket, bytes: &[u8], descriptors: &[&OwnedFd]) {
     let descriptors: Vec<_> = descriptors.iter().map(|descriptor| descriptor.as_fd()).collect();
     loop {
-        let mut ready = socket.writable().await.unwrap();
+        socket.writable().await.unwrap();
         match socket.try_send(&[IoSlice::new(bytes)], &descriptors).unwrap() {
             Sent::Whole => return,
-            Sent::Blocked => ready.clear_ready(),
+            Sent::Blocked => {}
             Sent::Later => tokio::task::yield_now().await,
         }
     }

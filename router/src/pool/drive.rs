@@ -254,15 +254,12 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
                 }
             }
             () = wake.notified() => shared.flush(),
-            ready = link.socket.writable(), if obstruction == Obstruction::Blocked => {
-                if let Ok(mut ready) = ready
-                    && still_obstructed(&shared, worker)
-                {
-                    ready.clear_ready();
-                }
+            // An error is the port's end, which the reader finds.
+            _ = link.socket.writable(), if obstruction == Obstruction::Blocked => {
+                shared.step(|core| core.unblock(worker.slot));
             }
             () = tokio::time::sleep(RETRY), if obstruction == Obstruction::Later => {
-                still_obstructed(&shared, worker);
+                shared.step(|core| core.unblock(worker.slot));
             }
             () = &mut stuck, if watching => {
                 match shared.step(|core| core.stuck(worker, Instant::now())) {
@@ -276,13 +273,6 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
         core.ended(worker);
         core.flush();
     });
-}
-
-fn still_obstructed(shared: &Shared, worker: WorkerId) -> bool {
-    shared.step(|core| {
-        core.unblock(worker.slot);
-        core.slot(worker.slot).is_some_and(|slot| slot.obstruction == Obstruction::Blocked)
-    })
 }
 
 /// How listening to a worker ends.
