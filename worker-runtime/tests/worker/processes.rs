@@ -192,7 +192,7 @@ fn privileges() {
     if !rustix::process::geteuid().is_root() {
         let me = rustix::process::geteuid().as_raw().to_string();
         become_user(&me).unwrap();
-        return assert!(matches!(become_user("nobody"), Err(PrivilegeError::NotPermitted { .. })));
+        return assert!(matches!(become_user("daemon"), Err(PrivilegeError::NotPermitted { .. })));
     }
     let barrier = Barrier::new(THREADS + 1);
     std::thread::scope(|scope| {
