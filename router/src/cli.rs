@@ -61,6 +61,9 @@ pub(crate) struct Run {
     /// How many workers: a number, or `auto` for the CPUs that this process may use.
     #[arg(long, value_name = "N|auto", env = "VESTIBULE_WORKERS", default_value = "auto", value_parser = workers)]
     pub(crate) workers: Workers,
+    /// Who workers run as. Default: `nobody` if started as root, else whoever starts them.
+    #[arg(long, value_name = "USER", env = "VESTIBULE_USER")]
+    pub(crate) user: Option<String>,
     /// How connections are spread over workers.
     #[arg(long, env = "VESTIBULE_BALANCE", default_value = "least-connections", value_parser = balance)]
     pub(crate) balance: Balance,
