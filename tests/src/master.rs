@@ -1,0 +1,182 @@
+//! The program itself: `vestibule run` as a process, its router and its workers.
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Instant;
+
+use rustix::process::Signal;
+
+use crate::client::Client;
+use crate::process;
+use crate::world::{DEADLINE, until};
+
+/// A running `vestibule run`. Dropping it ends it, and fails if something of it is left.
+#[derive(Debug)]
+pub struct Master {
+    child: Child,
+    output: BufReader<ChildStdout>,
+    address: SocketAddr,
+    seen: BTreeSet<u32>,
+}
+
+/// The program under test, which `cargo test --workspace` builds beside the tests' own programs.
+///
+/// # Panics
+/// It is not there: `cargo build -p vestibule-router` with the same profile brings it.
+pub fn vestibule(beside: &str) -> PathBuf {
+    let program = Path::new(beside).with_file_name("vestibule");
+    assert!(program.exists(), "{}: run `cargo test --workspace`", program.display());
+    program
+}
+
+impl Master {
+    /// Starts the program on a free port, as whoever runs the tests, and waits until it accepts.
+    /// `worker` is a test worker's path, `arguments` what follows it.
+    pub fn start(worker: &str, arguments: &[&str], configure: impl FnOnce(&mut Command)) -> Self {
+        let mut command = Command::new(vestibule(worker));
+        command.args(["run", "--listen", "127.0.0.1:0", "--workers", "2"]);
+        if rustix::process::geteuid().is_root() {
+            // The build's folder may be one that only root can enter.
+            command.args(["--user", "root"]);
+        }
+        configure(&mut command);
+        command.arg("--").arg(worker).args(arguments);
+        let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
+        let mut output = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        output.read_line(&mut line).unwrap();
+        let address = line.strip_prefix("http://").and_then(|rest| rest.split(' ').next());
+        let address = address.unwrap_or_else(|| panic!("it does not say where: {line:?}"));
+        Self { child, output, address: address.parse().unwrap(), seen: BTreeSet::new() }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// A new client's connection.
+    pub fn client(&self) -> Client {
+        Client::connect(self.address)
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// The router's process, once there is one.
+    pub fn router(&mut self) -> u32 {
+        let mut found = None;
+        until("there is a router", || {
+            found = self.children().into_iter().find(|pid| is_router(*pid));
+            found.is_some()
+        });
+        let router = found.unwrap();
+        self.seen.insert(router);
+        router
+    }
+
+    /// The workers' processes.
+    pub fn workers(&mut self) -> BTreeSet<u32> {
+        let workers: BTreeSet<u32> =
+            self.children().into_iter().filter(|pid| !is_router(*pid)).collect();
+        self.seen.extend(&workers);
+        workers
+    }
+
+    fn children(&self) -> Vec<u32> {
+        let path = format!("/proc/{0}/task/{0}/children", self.pid());
+        let text = std::fs::read_to_string(path).unwrap_or_default();
+        text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
+    }
+
+    /// Kills the router and waits for the next one.
+    pub fn kill_router(&mut self) {
+        let old = self.router();
+        process::signal(old, Signal::KILL);
+        until("there is another router", || {
+            self.children().into_iter().any(|pid| pid != old && is_router(pid))
+        });
+    }
+
+    /// What all routers together have counted: connections accepted, and acknowledged by workers. The
+    /// supervisor keeps them in a sealed memfd, one 64-bit number each.
+    pub fn accepted_and_acknowledged(&self) -> (u64, u64) {
+        let folder = format!("/proc/{}/fd", self.pid());
+        let page = std::fs::read_dir(folder)
+            .unwrap()
+            .filter_map(Result::ok)
+            .map(|entry| entry.path())
+            .find(|path| {
+                std::fs::read_link(path)
+                    .is_ok_and(|target| target.to_string_lossy().contains("vestibule-counters"))
+            })
+            .expect("the page of counters");
+        let mut numbers = Vec::new();
+        std::fs::File::open(page).unwrap().read_to_end(&mut numbers).unwrap();
+        let number = |at: usize| u64::from_ne_bytes(numbers[at * 8..][..8].try_into().unwrap());
+        (number(0), number(32))
+    }
+
+    /// Sends a signal to the supervisor.
+    pub fn signal(&self, signal: Signal) {
+        process::signal(self.pid(), signal);
+    }
+
+    /// Waits until the supervisor has ended.
+    pub fn wait(&mut self) -> ExitStatus {
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                return status;
+            }
+            assert!(begin.elapsed() < DEADLINE, "the supervisor does not end");
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+    }
+
+    /// Ends it regularly: code 0, and nothing of it is left.
+    pub fn stop(mut self) {
+        self.router();
+        self.workers();
+        self.signal(Signal::TERM);
+        assert!(self.wait().success());
+        self.assert_all_gone();
+    }
+
+    /// Waits until everything that was seen of it is gone.
+    pub fn assert_all_gone(&self) {
+        until("every process is gone", || self.seen.iter().all(|pid| is_over(*pid)));
+    }
+
+    /// Everything that it has printed on standard output since its address.
+    pub fn rest(&mut self) -> String {
+        let mut rest = String::new();
+        self.output.read_to_string(&mut rest).unwrap();
+        rest
+    }
+}
+
+impl Drop for Master {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            // The workers end with their ports, the router with its parent.
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn is_router(pid: u32) -> bool {
+    let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+    line.starts_with(b"vestibule\0router\0")
+}
+
+/// A process that is not reaped is over: its parent was killed and this machine's init is slow.
+fn is_over(pid: u32) -> bool {
+    process::status(pid).is_none_or(|status| status.state == 'Z')
+}
