@@ -99,6 +99,14 @@ pub(crate) async fn lingers(port: Port) {
     }
 }
 
+/// At the first connection: closes the port, and lives on with the connection.
+pub(crate) async fn hangs_up(port: Port) {
+    let mut port = port.ready().await;
+    let _held = port.connections().await;
+    drop(port);
+    std::future::pending().await
+}
+
 /// At the first connection: leaves somebody behind who holds the port too, and is gone.
 pub(crate) async fn leaves_a_child(port: Port) {
     let mut port = port.ready().await;

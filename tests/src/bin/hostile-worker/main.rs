@@ -46,6 +46,7 @@ fn main() {
             "reads-and-dies" => connections::reads_and_dies(port).await,
             "writes-and-dies" => connections::writes_and_dies(port).await,
             "lingers" => connections::lingers(port).await,
+            "hangs-up" => connections::hangs_up(port).await,
             "leaves-a-child" => connections::leaves_a_child(port).await,
             "child" => connections::child(port).await,
             // With packets, at the first offer or message.
