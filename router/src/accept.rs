@@ -6,7 +6,7 @@ use crate::connection::Connection;
 use crate::listener::{BURST, Listener};
 use crate::pool::Shared;
 use crate::pool::core::Refused;
-use crate::reject::Rejection;
+use crate::reject::{Reason, Rejection};
 use crate::worker::WorkerPool;
 
 /// Accepts connections and hands each to the worker that the pool's balance chooses, or rejects it
@@ -50,8 +50,9 @@ pub(crate) fn hand_over(pool: &Shared, burst: &mut Vec<Connection>) {
 
 /// What a client is told whose connection nobody takes.
 pub(crate) fn rejection(refused: Refused) -> Rejection {
-    match refused {
-        Refused::QueueFull => Rejection::status(503, "queue-full"),
-        Refused::NoWorker | Refused::Closed => Rejection::status(503, "no-worker"),
-    }
+    Rejection::because(match refused {
+        Refused::QueueFull => Reason::QueueFull,
+        Refused::NoWorker => Reason::NoWorker,
+        Refused::Closed => Reason::ShuttingDown,
+    })
 }
