@@ -40,6 +40,8 @@ pub struct PoolSettings {
     pub drain_timeout: Duration,
     /// Open connections of one worker.
     pub max_connections: u32,
+    /// Whether a worker that reports an error is drained and replaced.
+    pub restart_on_error: bool,
 }
 
 /// What a router needs to know before it drops its privileges and accepts.

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::error::ErrorKind;
@@ -67,6 +67,9 @@ pub(crate) struct Run {
     /// How connections are spread over workers.
     #[arg(long, env = "VESTIBULE_BALANCE", default_value = "least-connections", value_parser = balance)]
     pub(crate) balance: Balance,
+    /// A configuration file: then only `--admin` and `--log` may stand beside it.
+    #[arg(value_name = "CONFIG")]
+    pub(crate) config: Option<PathBuf>,
     /// The worker's program and its arguments. Without one: the built-in demonstration worker.
     #[arg(last = true, value_name = "PROGRAM")]
     pub(crate) command: Vec<OsString>,
@@ -126,6 +129,17 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::from(USAGE);
     }
     let result = match cli.command {
+        Command::Run(Run { config: Some(file), command, .. }) => {
+            if let Some(instead) = no_configuration(&file) {
+                eprintln!("vestibule: {instead}");
+                return ExitCode::from(USAGE);
+            }
+            if let Err(message) = beside_a_file(&matches, &command) {
+                eprintln!("vestibule: {message}");
+                return ExitCode::from(USAGE);
+            }
+            crate::startup::run_file(&file, &overrides(&matches, None, true))
+        }
         Command::Run(run) => crate::startup::run(&run),
         Command::Check(check) => {
             let overrides = overrides(&matches, check.admin.as_deref(), check.here);
@@ -147,6 +161,8 @@ pub(crate) fn main() -> ExitCode {
             eprintln!("vestibule: {}", chain(&error));
             ExitCode::from(match error {
                 StartupError::Listen(vestibule_router::ListenError::Address(_)) => USAGE,
+                StartupError::Configuration(_) | StartupError::RouterUser(_) => CONFIGURATION,
+                StartupError::NotInherited { .. } => SYSTEM,
                 StartupError::Listen(_)
                 | StartupError::Master(
                     MasterError::Runtime(_) | MasterError::Signals(_) | MasterError::Router(_),
@@ -177,6 +193,31 @@ fn overrides(matches: &ArgMatches, admin: Option<&Path>, here: bool) -> Override
         Some(Sourced { value, origin })
     });
     Overrides { admin, log, here }
+}
+
+/// Options that say what a file says are refused beside it; their variables are ignored, with one
+/// warning, as they may be meant for others.
+fn beside_a_file(matches: &ArgMatches, command: &[OsString]) -> Result<(), String> {
+    let Some((_, run)) = matches.subcommand() else { return Ok(()) };
+    if !command.is_empty() {
+        return Err("a program is the `command` of a pool in the file, not given beside it".into());
+    }
+    let mut ignored = Vec::new();
+    for option in ["listen", "workers", "user", "balance"] {
+        match run.value_source(option) {
+            Some(ValueSource::CommandLine) => {
+                return Err(format!("--{option} cannot stand beside a file, which says it itself"));
+            }
+            Some(ValueSource::EnvVariable) => {
+                ignored.push(format!("VESTIBULE_{}", option.to_uppercase()));
+            }
+            _ => {}
+        }
+    }
+    if !ignored.is_empty() {
+        tracing::warn!("ignored beside a file: {}", ignored.join(", "));
+    }
+    Ok(())
 }
 
 /// What to write instead of a file that is a program.

@@ -25,7 +25,7 @@ use crate::inspect::PausedConnection;
 pub(crate) const BURST: usize = vestibule_protocol::limits::MAX_DESCRIPTORS;
 
 /// Length of the kernel's queue of connections that nobody accepted yet.
-const BACKLOG: i32 = 4096;
+const BACKLOG: u32 = 4096;
 
 /// How long to leave the kernel's queue alone when this process is out of descriptors: long enough
 /// for acknowledgements to free some, short enough that no client gives up.
@@ -309,13 +309,21 @@ fn now() -> u64 {
 /// # Errors
 /// See [`ListenError`].
 pub fn bind(text: &str) -> Result<OwnedFd, ListenError> {
+    bind_with(text, BACKLOG)
+}
+
+/// As [`bind`], with a length for the kernel's queue of connections that nobody accepted yet.
+///
+/// # Errors
+/// See [`ListenError`].
+pub fn bind_with(text: &str, backlog: u32) -> Result<OwnedFd, ListenError> {
     let (address, only_v6) = match text.strip_prefix("*:") {
         Some(port) => (format!("[::]:{port}"), false),
         None => (text.to_owned(), true),
     };
     let address: SocketAddr = address.parse().map_err(|_| ListenError::Address(text.to_owned()))?;
     let first = first_unprivileged_port();
-    let socket = listen(address, only_v6).map_err(|error| match error {
+    let socket = listen(address, only_v6, backlog).map_err(|error| match error {
         Errno::ACCESS if address.port() < first => {
             ListenError::Privileged { address: text.to_owned(), first }
         }
@@ -329,7 +337,7 @@ pub fn local_address(socket: &OwnedFd) -> Option<SocketAddr> {
     SocketAddr::try_from(rustix::net::getsockname(socket).ok()?).ok()
 }
 
-fn listen(address: SocketAddr, only_v6: bool) -> Result<OwnedFd, Errno> {
+fn listen(address: SocketAddr, only_v6: bool, backlog: u32) -> Result<OwnedFd, Errno> {
     let family = if address.is_ipv6() { AddressFamily::INET6 } else { AddressFamily::INET };
     let flags = SocketFlags::NONBLOCK | SocketFlags::CLOEXEC;
     let socket = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
@@ -338,7 +346,7 @@ fn listen(address: SocketAddr, only_v6: bool) -> Result<OwnedFd, Errno> {
         sockopt::set_ipv6_v6only(&socket, only_v6)?;
     }
     rustix::net::bind(&socket, &address)?;
-    rustix::net::listen(&socket, BACKLOG)?;
+    rustix::net::listen(&socket, i32::try_from(backlog).unwrap_or(i32::MAX))?;
     Ok(socket)
 }
 

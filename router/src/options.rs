@@ -1,9 +1,11 @@
 //! What a library's user says about workers: the keys of `[[pool]]`, with the same defaults.
 
 use std::ffi::{OsStr, OsString};
+use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rustix::process::Signal;
 use vestibule_protocol::Codec;
 
 use crate::pool::{Balance, Settings};
@@ -33,7 +35,9 @@ pub struct WorkerOptions {
     pub(crate) drain_timeout: Duration,
     pub(crate) close_timeout: Duration,
     pub(crate) stop_timeout: Duration,
+    pub(crate) stop_signal: Signal,
     pub(crate) restart: Option<Restart>,
+    pub(crate) restart_on_error: bool,
 }
 
 /// Where a worker's standard output and error go.
@@ -55,11 +59,17 @@ pub struct Restart {
     pub delay: Duration,
     /// The longest delay.
     pub max_delay: Duration,
+    /// Starts in a row that may fail before the slot is given up; `None`: for ever.
+    pub attempts: Option<NonZeroU32>,
 }
 
 impl Default for Restart {
     fn default() -> Self {
-        Self { delay: Duration::from_millis(100), max_delay: Duration::from_secs(30) }
+        Self {
+            delay: Duration::from_millis(100),
+            max_delay: Duration::from_secs(30),
+            attempts: None,
+        }
     }
 }
 
@@ -87,7 +97,9 @@ impl WorkerOptions {
             drain_timeout: Duration::from_secs(60),
             close_timeout: Duration::from_secs(5),
             stop_timeout: Duration::from_secs(10),
+            stop_signal: Signal::TERM,
             restart: None,
+            restart_on_error: false,
         }
     }
 
@@ -252,6 +264,18 @@ impl WorkerOptions {
         self
     }
 
+    /// The signal that follows an unheard close message (SIGTERM).
+    pub fn stop_signal(mut self, signal: Signal) -> Self {
+        self.stop_signal = signal;
+        self
+    }
+
+    /// Whether an error that a worker reports means that it is drained and replaced.
+    pub fn restart_on_error(mut self, restart: bool) -> Self {
+        self.restart_on_error = restart;
+        self
+    }
+
     /// Starts workers again that ended. Without it a slot stays empty.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = Some(restart);
@@ -268,6 +292,7 @@ impl WorkerOptions {
             stuck_timeout: self.stuck_timeout,
             drain_timeout: self.drain_timeout,
             max_connections: self.max_connections,
+            restart_on_error: self.restart_on_error,
         }
     }
 }

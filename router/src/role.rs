@@ -258,6 +258,12 @@ async fn accept(
     dispatch.hand_over(index, &mut burst);
 }
 
+/// Takes a listening socket that was inherited under this number; `None` if it is none.
+pub fn take_listening(number: i32) -> Option<OwnedFd> {
+    let socket = crate::sys::process::take_inherited(number)?;
+    rustix::net::sockopt::socket_acceptconn(&socket).is_ok_and(|listens| listens).then_some(socket)
+}
+
 /// Takes the control channel that the supervisor left in the environment.
 ///
 /// # Errors

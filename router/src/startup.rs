@@ -1,7 +1,12 @@
 //! `vestibule run`: what the options say becomes a plan, and the supervisor carries it out.
 
-use std::os::fd::OwnedFd;
+mod file;
+mod sockets;
 
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use vestibule_router::config::{Config, Overrides};
 use vestibule_router::listener::{bind, local_address};
 use vestibule_router::options::Output;
 use vestibule_router::role::RoleError;
@@ -20,6 +25,21 @@ pub(crate) enum StartupError {
     /// The supervisor ended.
     #[error(transparent)]
     Master(#[from] MasterError),
+    /// The configuration is wrong; what is has been said.
+    #[error("{0} is not used")]
+    Configuration(String),
+    /// `fd:NAME` names what nobody handed over.
+    #[error(
+        "no listening socket named `{name}` was inherited: LISTEN_FDS and LISTEN_FDNAMES name those \
+         that are (`FileDescriptorName={name}` in the systemd socket unit)"
+    )]
+    NotInherited {
+        /// The name.
+        name: String,
+    },
+    /// The router's user.
+    #[error(transparent)]
+    RouterUser(#[from] router_user::UnknownUser),
     /// The router ended.
     #[error(transparent)]
     Router(#[from] RoleError),
@@ -33,7 +53,7 @@ pub(crate) fn run(options: &Run) -> Result<(), StartupError> {
     let socket = bind(&options.listen)?;
     let count = match options.workers {
         Workers::Number(number) => number.get(),
-        Workers::Auto => std::thread::available_parallelism().map_or(1, usize::from),
+        Workers::Auto => cpus(),
     };
     let port = local_address(&socket).map_or(0, |address| address.port());
     let announcement = announcement(&options.listen, &socket, count);
@@ -42,10 +62,32 @@ pub(crate) fn run(options: &Run) -> Result<(), StartupError> {
         pools: vec![PoolPlan { workers: count, options: worker_options(options, port) }],
         rules: Vec::new(),
         router_identity: router_user::choose(),
+        give_up_early: true,
         announcement,
     };
     supervise(plan)?;
     Ok(())
+}
+
+/// Reads a configuration, and carries it out until a signal.
+pub(crate) fn run_file(path: &Path, overrides: &Overrides) -> Result<(), StartupError> {
+    let not_used = || StartupError::Configuration(path.display().to_string());
+    let (config, warnings) = Config::load(path, overrides).map_err(|mistakes| {
+        crate::check::show(path, &[], &mistakes);
+        not_used()
+    })?;
+    let mistakes = config.run_tests();
+    crate::check::show(path, &warnings, &mistakes);
+    if !mistakes.is_empty() {
+        return Err(not_used());
+    }
+    supervise(file::plan(&config)?)?;
+    Ok(())
+}
+
+/// The CPUs that this process may use: its affinity and its cgroup's quota.
+fn cpus() -> usize {
+    std::thread::available_parallelism().map_or(1, usize::from)
 }
 
 /// `vestibule router`, which only the supervisor starts.

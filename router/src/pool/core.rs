@@ -386,6 +386,9 @@ impl Core {
             }
             FromWorker::Error(report) => {
                 self.event(slot, WorkerEvent::Error(WorkerError::Reported(report)));
+                if self.settings.restart_on_error {
+                    self.drain(slot, false);
+                }
             }
             FromWorker::Draining | FromWorker::Closing => {
                 if matches!(place.state, State::Starting | State::Ready) {

@@ -5,7 +5,6 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use rustix::process::Signal;
 use tokio::sync::mpsc;
 use tokio::time::Sleep;
 use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
@@ -101,8 +100,7 @@ pub(crate) async fn run(
     let mut worker = first;
     let mut identity = None;
     loop {
-        let again = backoff.is_some();
-        let lived = match start(&name, &options, &mut identity, &tail, worker) {
+        let delay = match start(&name, &options, &mut identity, &tail, worker) {
             Ok((process, capture, report)) => {
                 // Without a router there is nobody to be told; its end is noticed by the orders.
                 let _ = reports.send(report);
@@ -112,23 +110,23 @@ pub(crate) async fn run(
                     capture.finish().await;
                 }
                 ended.add_lines(&tail);
-                let again = again && !ended.wanted;
-                let Ended { exit, reason, lived, .. } = ended;
+                let Ended { exit, reason, lived, wanted, ready } = ended;
+                let policy = backoff.as_mut().filter(|_| !wanted);
+                let delay = policy.and_then(|backoff| backoff.after(lived, ready));
+                let again = delay.is_some();
                 let _ = reports.send((ToRouter::Gone { worker, exit, reason, again }, None));
-                if !again {
-                    return;
-                }
-                lived
+                delay
             }
             Err(error) => {
                 tracing::error!(worker = &*name, %error, "worker was not started");
                 let reason = error.to_string();
+                let delay = backoff.as_mut().and_then(|it| it.after(Duration::ZERO, false));
+                let again = delay.is_some();
                 let _ = reports.send((ToRouter::NotStarted { worker, reason, again }, None));
-                Duration::ZERO
+                delay
             }
         };
-        let Some(backoff) = &mut backoff else { return };
-        let delay = backoff.after(lived);
+        let Some(delay) = delay else { return };
         tracing::info!(worker = &*name, ?delay, "worker is started again");
         if pause(&mut orders, delay).await {
             let reason = "told to end while it waited to be started again".to_owned();
@@ -296,7 +294,7 @@ impl<'o> Life<'o> {
             }
             Some(Step::Term) => {
                 // Fails only if it is gone, which is noticed by itself.
-                let _ = process::signal(&self.process, Signal::TERM);
+                let _ = process::signal(&self.process, self.options.stop_signal);
                 self.schedule(Step::Kill, self.options.stop_timeout);
             }
             Some(Step::Kill) => {

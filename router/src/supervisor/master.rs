@@ -41,6 +41,8 @@ pub struct Plan {
     pub rules: Vec<RuleSetup>,
     /// User and group of the router; `None`: it stays who this process is.
     pub router_identity: Option<(u32, u32)>,
+    /// Whether to end when every worker's first start failed: somebody types a command and waits.
+    pub give_up_early: bool,
     /// What to tell a person once connections are accepted.
     pub announcement: String,
 }
@@ -183,7 +185,10 @@ impl Master {
         match event {
             Event::Report(None) if self.stopping => return Ok(false),
             Event::Report(None) => {
-                return Err(MasterError::NoWorker("every worker ended for good".to_owned()));
+                let last =
+                    self.table.records().filter_map(|record| record.last_error.clone()).last();
+                let last = last.unwrap_or_else(|| "every worker ended for good".to_owned());
+                return Err(MasterError::NoWorker(last));
             }
             Event::Report(Some(report)) => return self.report(report).map(|()| true),
             Event::Router(RouterEvent::Said(message)) => self.hear(message),
@@ -214,7 +219,11 @@ impl Master {
             self.first_failed.insert((worker.pool, worker.slot));
             let slots = self.table.records().count();
             let none_ever = self.table.records().all(|record| !record.was_ready);
-            if !self.stopping && none_ever && self.first_failed.len() >= slots {
+            if self.plan.give_up_early
+                && !self.stopping
+                && none_ever
+                && self.first_failed.len() >= slots
+            {
                 return Err(MasterError::NoWorker(format!("the last one: {reason}")));
             }
         }

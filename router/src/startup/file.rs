@@ -1,0 +1,152 @@
+//! A checked configuration becomes a plan.
+
+use std::os::fd::OwnedFd;
+use std::time::Duration;
+
+use vestibule_protocol::supervision::{RuleSetup, TargetSetup};
+use vestibule_router::config::{self, Account, Command, Config, OnError, Workers};
+use vestibule_router::listener::{self, local_address};
+use vestibule_router::options::Output;
+use vestibule_router::route::{Refusal, Target};
+use vestibule_router::supervisor::master::{Plan, PoolPlan};
+use vestibule_router::supervisor::router_user;
+use vestibule_router::{Restart, WorkerOptions};
+
+use super::{StartupError, cpus, sockets::Inherited};
+
+/// Offers without an answer are never called stuck: longer than any process lives.
+const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
+
+/// Binds what the configuration names and lays out what to run.
+pub(crate) fn plan(config: &Config) -> Result<Plan, StartupError> {
+    let mut inherited = Inherited::from_env();
+    let mut listeners = Vec::new();
+    for listener in &config.listeners {
+        listeners.push((listener.name.value.clone(), socket(listener, &mut inherited)?));
+    }
+    let port = listeners.first().and_then(|(_, socket)| local_address(socket));
+    let port = port.map(|address| address.port());
+    let pools = config.pools.iter().map(|pool| PoolPlan {
+        workers: match *pool.workers {
+            Workers::Number(number) => number.get() as usize,
+            Workers::Auto => cpus(),
+        },
+        options: options(config, pool, port),
+    });
+    Ok(Plan {
+        announcement: announcement(&listeners),
+        pools: pools.collect(),
+        give_up_early: false,
+        rules: config.routes.iter().map(rule).collect(),
+        router_identity: match &*config.router.user {
+            Some(account) => Some(router_user::resolve(&account.to_string())?),
+            None => router_user::choose(),
+        },
+        listeners,
+    })
+}
+
+fn socket(listener: &config::Listener, inherited: &mut Inherited) -> Result<OwnedFd, StartupError> {
+    match &*listener.address {
+        config::Address::Inherited(name) => {
+            inherited.take(name).ok_or_else(|| StartupError::NotInherited { name: name.clone() })
+        }
+        address => Ok(listener::bind_with(&address.to_string(), *listener.backlog)?),
+    }
+}
+
+fn options(config: &Config, pool: &config::Pool, port: Option<u16>) -> WorkerOptions {
+    let mut options = match &*pool.command {
+        Command::Demo => WorkerOptions::new("/proc/self/exe").arg0("vestibule").arg("demo-worker"),
+        Command::Program { program, argv } => {
+            let options = WorkerOptions::new(program);
+            let options = match argv.first() {
+                Some(name) => options.arg0(name),
+                None => options,
+            };
+            argv.iter().skip(1).fold(options, WorkerOptions::arg)
+        }
+    };
+    options = options
+        .pool(&*pool.name)
+        .balance(*pool.balance)
+        .max_attempts(*config.router.max_attempts)
+        .stuck_timeout(config.router.stuck_timeout.unwrap_or(NEVER))
+        .handoff_window(*pool.handoff_window as usize)
+        .queue(*pool.queue.max as usize, *pool.queue.timeout)
+        .start_timeout(*pool.start_timeout)
+        .drain_timeout(*pool.drain_timeout)
+        .stop_timeouts(Duration::from_secs(5), *pool.stop_timeout)
+        .stop_signal(*pool.stop_signal)
+        .restart_on_error(*pool.on_error == OnError::Restart)
+        .restart(Restart {
+            delay: *pool.restart.delay,
+            max_delay: *pool.restart.max_delay,
+            attempts: *pool.restart.attempts,
+        })
+        .output(Output::Lines)
+        .no_new_privileges()
+        .directory(&*pool.directory);
+    if let Some(port) = port {
+        options = options.port(port);
+    }
+    if let Some(most) = *pool.max_connections {
+        options = options.max_connections(most);
+    }
+    identity(options, pool)
+}
+
+fn identity(mut options: WorkerOptions, pool: &config::Pool) -> WorkerOptions {
+    for (name, value) in &pool.env {
+        options = options.env(name, &**value);
+    }
+    match &*pool.user {
+        Some(user) => options = options.user(user.to_string()),
+        // Root only if written.
+        None if rustix::process::geteuid().is_root() => options = options.user("nobody"),
+        None => {}
+    }
+    if let Some(group) = &*pool.group {
+        options = options.group(group.to_string());
+    }
+    if let Some(groups) = &*pool.groups {
+        options = options.groups(groups.iter().map(Account::to_string));
+    }
+    if let Some(mask) = *pool.umask {
+        options = options.umask(mask);
+    }
+    if let Some(nice) = *pool.nice {
+        options = options.nice(nice);
+    }
+    if let Some(descriptors) = *pool.nofile {
+        options = options.nofile(descriptors);
+    }
+    if let Some(root) = &*pool.root {
+        options = options.root(root);
+    }
+    options
+}
+
+fn rule(route: &config::Route) -> RuleSetup {
+    let listeners = route.listeners.as_ref();
+    RuleSetup {
+        name: route.name.value.clone(),
+        listeners: listeners.map(|all| all.iter().map(|at| *at as u32).collect()),
+        peers: route.peers.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
+        target: match *route.target {
+            Target::Pool(pool) => TargetSetup::Pool(pool as u32),
+            Target::Reject(Refusal::Status(status)) => TargetSetup::Status(status),
+            Target::Reject(Refusal::Reset) => TargetSetup::Reset,
+            Target::Reject(Refusal::Close) => TargetSetup::Close,
+        },
+    }
+}
+
+/// One line a listener.
+fn announcement(listeners: &[(String, OwnedFd)]) -> String {
+    let line = |(name, socket): &(String, OwnedFd)| match local_address(socket) {
+        Some(address) => format!("{name}: http://{address}"),
+        None => name.clone(),
+    };
+    listeners.iter().map(line).collect::<Vec<_>>().join("\n")
+}
