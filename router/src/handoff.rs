@@ -12,6 +12,7 @@ use vestibule_protocol::codec::Data;
 use vestibule_protocol::discard::discard;
 use vestibule_protocol::envelope::Transferable;
 use vestibule_protocol::limits::{QUEUE_BYTES, QUEUE_MESSAGES};
+use vestibule_protocol::message::RefusalReason;
 
 use crate::connection::Connection;
 
@@ -96,12 +97,17 @@ pub(crate) enum Fault {
     /// It settled a sequence twice.
     #[error("worker settled sequence {0} twice")]
     Twice(u64),
+    /// It says that a descriptor was lost with the one before it, which it did not miss.
+    #[error("worker refused sequence {0} as standing behind a missing descriptor, and it does not")]
+    NotBehind(u64),
 }
 
 #[derive(Debug)]
 struct Offered {
     entry: Option<Entry>,
     since: Instant,
+    /// Another stands before it in the same packet.
+    follows: bool,
 }
 
 /// The state of one worker's hand-over.
@@ -118,6 +124,8 @@ pub(crate) struct Handoff {
     connections: u32,
     /// Open connections in the worker's last report.
     reported: u32,
+    /// Sequence whose descriptor was the last to be missed.
+    missed: u64,
 }
 
 impl Default for Handoff {
@@ -129,6 +137,7 @@ impl Default for Handoff {
             first: 1,
             connections: 0,
             reported: 0,
+            missed: 0,
         }
     }
 }
@@ -185,11 +194,13 @@ impl Handoff {
         self.waiting.iter()
     }
 
-    /// The first `count` waiting entries were sent.
+    /// The first `count` waiting entries were sent, in one packet.
     pub(crate) fn sent(&mut self, count: usize, now: Instant) {
+        let mut follows = false;
         for entry in self.waiting.drain(..count.min(self.waiting.len())) {
             self.waiting_bytes -= entry.data.len();
-            self.offered.push_back(Offered { entry: Some(entry), since: now });
+            self.offered.push_back(Offered { entry: Some(entry), since: now, follows });
+            follows = true;
         }
     }
 
@@ -246,18 +257,45 @@ impl Handoff {
 
     /// The worker does not take this one; here it is back.
     ///
+    /// [`RefusalReason::BehindMissing`] costs no attempt, so it is believed only of what stands
+    /// directly behind a missed one of the same packet: else a worker that says it of everything
+    /// would be offered the same connection for ever.
+    ///
     /// # Errors
-    /// [`Fault`]: it was never offered, or is settled.
-    pub(crate) fn refuse(&mut self, sequence: u64) -> Result<Entry, Fault> {
-        self.take(sequence)
+    /// [`Fault`]: it was never offered, is settled, or is not where the reason says. Nothing has
+    /// changed then.
+    pub(crate) fn refuse(&mut self, sequence: u64, reason: RefusalReason) -> Result<Entry, Fault> {
+        match reason {
+            RefusalReason::MissingDescriptor => {}
+            RefusalReason::BehindMissing => {
+                if !self.follows(sequence)? || self.missed.checked_add(1) != Some(sequence) {
+                    return Err(Fault::NotBehind(sequence));
+                }
+            }
+            _ => return self.take(sequence),
+        }
+        let entry = self.take(sequence)?;
+        self.missed = sequence;
+        Ok(entry)
     }
 
-    fn take(&mut self, sequence: u64) -> Result<Entry, Fault> {
+    /// Whether an offer without an answer stands behind another in its packet.
+    fn follows(&self, sequence: u64) -> Result<bool, Fault> {
+        let index = self.index(sequence)?;
+        self.offered.get(index).map(|offered| offered.follows).ok_or(Fault::Twice(sequence))
+    }
+
+    /// Where a sequence stands among the offers.
+    fn index(&self, sequence: u64) -> Result<usize, Fault> {
         let next = self.next_sequence();
         if sequence >= next {
             return Err(Fault::NeverOffered { sequence, next });
         }
-        let index = sequence.checked_sub(self.first).ok_or(Fault::Twice(sequence))? as usize;
+        Ok(sequence.checked_sub(self.first).ok_or(Fault::Twice(sequence))? as usize)
+    }
+
+    fn take(&mut self, sequence: u64) -> Result<Entry, Fault> {
+        let index = self.index(sequence)?;
         let entry = self.offered.get_mut(index).and_then(|offered| offered.entry.take());
         let entry = entry.ok_or(Fault::Twice(sequence))?;
         self.forget(&entry);
@@ -291,5 +329,62 @@ impl Handoff {
 
     fn forget(&mut self, entry: &Entry) {
         self.connections -= u32::from(entry.is_connection());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn packets(counts: &[usize]) -> Handoff {
+        let mut handoff = Handoff::default();
+        for count in counts {
+            for _ in 0..*count {
+                handoff.push(Entry::new(Data::NONE, Cargo::List(Vec::new())));
+            }
+            handoff.sent(*count, Instant::now());
+        }
+        handoff
+    }
+
+    fn refuse(handoff: &mut Handoff, sequence: u64, reason: RefusalReason) -> Result<(), Fault> {
+        handoff.refuse(sequence, reason).map(drop)
+    }
+
+    #[test]
+    fn what_stands_behind_a_missing_descriptor_is_refused_with_it() {
+        let mut handoff = packets(&[4]);
+        assert_eq!(handoff.acknowledge_up_to(1), Ok(1));
+        assert_eq!(refuse(&mut handoff, 2, RefusalReason::MissingDescriptor), Ok(()));
+        assert_eq!(refuse(&mut handoff, 3, RefusalReason::BehindMissing), Ok(()));
+        assert_eq!(refuse(&mut handoff, 4, RefusalReason::BehindMissing), Ok(()));
+        assert_eq!(handoff.in_flight(), 0);
+    }
+
+    #[test]
+    fn nothing_is_behind_a_missing_descriptor_that_none_missed() {
+        let behind = RefusalReason::BehindMissing;
+        // The first of a packet; another reason before it; one between; another packet; never.
+        assert_eq!(refuse(&mut packets(&[2]), 1, behind), Err(Fault::NotBehind(1)));
+        let mut handoff = packets(&[3, 2]);
+        assert_eq!(refuse(&mut handoff, 1, RefusalReason::Full), Ok(()));
+        assert_eq!(refuse(&mut handoff, 2, behind), Err(Fault::NotBehind(2)));
+        assert_eq!(refuse(&mut handoff, 2, RefusalReason::MissingDescriptor), Ok(()));
+        assert_eq!(refuse(&mut handoff, 5, behind), Err(Fault::NotBehind(5)));
+        assert_eq!(refuse(&mut handoff, 3, RefusalReason::MissingDescriptor), Ok(()));
+        assert_eq!(refuse(&mut handoff, 4, behind), Err(Fault::NotBehind(4)));
+        assert_eq!(
+            refuse(&mut handoff, 6, behind),
+            Err(Fault::NeverOffered { sequence: 6, next: 6 })
+        );
+        assert_eq!(refuse(&mut handoff, 3, behind), Err(Fault::Twice(3)));
+    }
+
+    #[test]
+    fn a_fault_takes_nothing() {
+        let mut handoff = packets(&[2]);
+        assert!(refuse(&mut handoff, 2, RefusalReason::BehindMissing).is_err());
+        let (offered, _) = handoff.abandon();
+        assert_eq!(offered.len(), 2);
     }
 }

@@ -1,5 +1,7 @@
 //! The decisions of a pool. Nothing here waits; the clock is read where a duration starts.
 
+#[cfg(test)]
+mod tests;
 mod waiting;
 
 use std::collections::VecDeque;
@@ -10,7 +12,7 @@ use tokio::sync::mpsc;
 use vestibule_protocol::codec::Data;
 use vestibule_protocol::handshake::{Acks, Hello};
 use vestibule_protocol::header::Header;
-use vestibule_protocol::limits::QUEUE_MESSAGES;
+use vestibule_protocol::limits::{MAX_MESSAGE, QUEUE_MESSAGES};
 use vestibule_protocol::message::{FromWorker, Refusal, RefusalReason};
 use vestibule_protocol::socket::{SendError, Sent};
 use vestibule_protocol::supervision::{Exit, FromRouter, WorkerId};
@@ -27,6 +29,9 @@ use crate::queue::Queue;
 /// A worker whose oldest offer is unanswered for this long is picked only when no other can be: it
 /// hangs or is overloaded, and the acknowledgement of a healthy one takes well under a millisecond.
 const SLUGGISH: Duration = Duration::from_millis(100);
+
+/// Bytes of one worker's messages that nobody has fetched, besides the first of them.
+const UNFETCHED_BYTES: usize = MAX_MESSAGE;
 
 /// Why something was not posted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -106,10 +111,6 @@ impl Core {
         }
     }
 
-    pub(crate) fn settings(&self) -> &Settings {
-        &self.settings
-    }
-
     pub(crate) fn slot(&self, slot: u32) -> Option<&Slot> {
         self.slots.get(slot as usize)
     }
@@ -172,6 +173,7 @@ impl Core {
         }
         place.silenced = true;
         place.unfetched = 0;
+        place.unfetched_bytes = 0;
         place.control.push(Control::Close);
         let id = place.id;
         if matches!(place.state, State::Starting | State::Ready) {
@@ -239,6 +241,9 @@ impl Core {
         let Some(place) = self.slots.get_mut(slot as usize) else { return };
         let worker = place.id;
         place.finishing = true;
+        if matches!(place.state, State::Starting | State::Ready) {
+            place.state = State::Leaving;
+        }
         self.tell(FromRouter::Finishing { worker });
         self.tell(FromRouter::Kill { worker, reason: "was told to end at once".to_owned() });
         self.leave(slot);
@@ -261,9 +266,11 @@ impl Core {
             Some(slot) => self.events.iter().position(|(of, _)| *of == slot)?,
         };
         let (slot, event) = self.events.remove(at)?;
-        if let (WorkerEvent::Message(_), Some(place)) = (&event, self.slots.get_mut(slot as usize))
+        if let (WorkerEvent::Message(data), Some(place)) =
+            (&event, self.slots.get_mut(slot as usize))
         {
             place.unfetched = place.unfetched.saturating_sub(1);
+            place.unfetched_bytes = place.unfetched_bytes.saturating_sub(data.len());
         }
         Some((slot, event))
     }
@@ -280,6 +287,8 @@ impl Core {
 
     pub(crate) fn started(&mut self, worker: WorkerId, pid: u32, link: Arc<Link>) {
         let Some(place) = self.slots.get_mut(worker.slot as usize) else { return };
+        // Told to drain before there was anybody to be told.
+        let drains = place.state == State::Leaving;
         place.occupy(worker, pid, link);
         if place.silenced {
             place.control.push(Control::Close);
@@ -289,6 +298,10 @@ impl Core {
             place.control.push(Control::Drain);
             place.state = State::Leaving;
             self.tell(FromRouter::Finishing { worker });
+        } else if drains {
+            place.control.push(Control::Drain);
+            place.state = State::Leaving;
+            self.tell(FromRouter::Draining { worker });
         }
         self.touch(worker.slot);
         self.signals.changed = true;
@@ -427,6 +440,10 @@ impl Core {
     /// The worker's port was read to its end.
     pub(crate) fn ended(&mut self, worker: WorkerId) {
         let Some(place) = self.current(worker) else { return };
+        if matches!(place.state, State::Vacant { .. }) {
+            // Its port was given up before: nothing of it is left here.
+            return;
+        }
         place.ended = true;
         if place.state != State::Leaving {
             place.state = State::Condemned;
@@ -446,11 +463,27 @@ impl Core {
 
     // --- time ------------------------------------------------------------------------------
 
-    /// Whether the worker's oldest offer is older than the bound; if not, when to look again.
+    /// When the worker's oldest offer is too old, if there are offers that nobody watches yet; from
+    /// here on the caller does.
+    pub(crate) fn watch_offers(&mut self, worker: WorkerId) -> Option<Instant> {
+        let bound = self.settings.stuck_timeout;
+        let place = self.current(worker).filter(|place| !place.watched)?;
+        let oldest = place.handoff.oldest_offer()?;
+        place.watched = true;
+        // Without a bound that the clock can name there is nothing to wait for.
+        oldest.checked_add(bound)
+    }
+
+    /// Whether the worker's oldest offer is older than the bound; if not, when to look again. `None`:
+    /// nothing is left to be watched.
     pub(crate) fn stuck(&mut self, worker: WorkerId, now: Instant) -> Option<Instant> {
         let bound = self.settings.stuck_timeout;
         let place = self.current(worker)?;
-        let due = place.handoff.oldest_offer()? + bound;
+        let Some(oldest) = place.handoff.oldest_offer() else {
+            place.watched = false;
+            return None;
+        };
+        let due = oldest.checked_add(bound)?;
         if due > now {
             return Some(due);
         }
@@ -480,6 +513,18 @@ impl Core {
     }
 
     fn flush_slot(&mut self, slot: u32, now: Instant) {
+        self.send_waiting(slot, now);
+        if let Some(place) = self.slot(slot)
+            && (place.obstruction != Obstruction::None
+                || (!place.watched && place.handoff.oldest_offer().is_some()))
+        {
+            // Its task may wait for nothing but packets: somebody has to try again, or to notice
+            // that no answer comes. Once for many offers: the task watches on while there are some.
+            place.wake.notify_one();
+        }
+    }
+
+    fn send_waiting(&mut self, slot: u32, now: Instant) {
         loop {
             let Some(place) = self.slots.get_mut(slot as usize) else { return };
             let Some(link) = place.link.clone() else { return };
@@ -510,8 +555,15 @@ impl Core {
                     }
                     continue;
                 }
-                // The end of the port is read by its task, which knows what to do.
-                Err(SendError::Closed) => {}
+                // The worker reads nothing more. It may still speak, and a port that is half closed
+                // would never end; closed by us it does, once read dry: its task knows what to do.
+                Err(SendError::Closed) => {
+                    link.socket.shutdown();
+                    if place.state != State::Leaving {
+                        place.state = State::Condemned;
+                    }
+                    self.picker.remove(slot);
+                }
                 Err(SendError::System(error)) => {
                     let id = place.id;
                     let reason = format!("cannot be written to: {error}");
@@ -534,10 +586,15 @@ impl Core {
         place.limits = Limits::from(hello);
         place.handoff.begin(hello.received, hello.open);
         let worker = place.id;
+        let drains = place.state == State::Starting && !hello.ready;
         if place.state == State::Starting {
             place.state = if hello.ready { State::Ready } else { State::Leaving };
         }
         self.tell(FromRouter::Ready { worker });
+        if drains {
+            self.tell(FromRouter::Draining { worker });
+            self.leave(slot);
+        }
         self.touch(slot);
         self.move_lane(slot);
         self.pump(slot);
@@ -550,10 +607,13 @@ impl Core {
         if place.silenced {
             return;
         }
-        if place.unfetched >= QUEUE_MESSAGES {
+        let full = place.unfetched >= QUEUE_MESSAGES
+            || (place.unfetched > 0 && place.unfetched_bytes + data.len() > UNFETCHED_BYTES);
+        if full {
             return self.give_back(slot, sequence, RefusalReason::Full);
         }
         place.unfetched += 1;
+        place.unfetched_bytes += data.len();
         self.event(slot, WorkerEvent::Message(data));
     }
 
@@ -568,12 +628,14 @@ impl Core {
 
     fn refused(&mut self, slot: u32, refusal: Refusal) -> Result<(), Fault> {
         let Some(place) = self.slots.get_mut(slot as usize) else { return Ok(()) };
-        let mut entry = place.handoff.refuse(refusal.sequence)?;
+        let mut entry = place.handoff.refuse(refusal.sequence, refusal.reason)?;
         match refusal.reason {
             RefusalReason::Undecodable | RefusalReason::Format | RefusalReason::Unsupported => {
                 // The pool's other workers run the same program: their answer would be the same.
                 let reason = UndeliveredReason::Refused(refusal.reason);
-                self.undelivered(slot, entry, reason);
+                if let Some(entry) = self.prove(slot, entry, false) {
+                    self.undelivered(slot, entry, reason);
+                }
                 return Ok(());
             }
             RefusalReason::Draining | RefusalReason::Closing => {
@@ -603,18 +665,10 @@ impl Core {
 
     /// An offered entry that its worker did not take goes to another, if nobody touched it.
     fn move_on(&mut self, from: u32, entry: Entry, reason: UndeliveredReason, died: bool) {
-        let Cargo::Connection(connection) = &entry.cargo else {
+        if !entry.is_connection() {
             return self.undelivered(from, entry, reason);
-        };
-        let moves = match connection.touched() {
-            Touched::No => true,
-            Touched::Yes => false,
-            Touched::Unknown => !died,
-        };
-        if !moves || connection.restore().is_err() {
-            self.counters.touched += 1;
-            return self.close_silently(from, entry, UndeliveredReason::Touched);
         }
+        let Some(entry) = self.prove(from, entry, died) else { return };
         if entry.attempts >= self.settings.max_attempts {
             return self.undelivered(from, entry, UndeliveredReason::MaxAttempts);
         }
@@ -624,13 +678,33 @@ impl Core {
         }
     }
 
+    /// An entry as it was before it was offered. A connection that somebody read from or wrote to
+    /// is closed instead.
+    fn prove(&mut self, from: u32, entry: Entry, died: bool) -> Option<Entry> {
+        let Cargo::Connection(connection) = &entry.cargo else { return Some(entry) };
+        let untouched = match connection.touched() {
+            Touched::No => true,
+            Touched::Yes => false,
+            Touched::Unknown => !died,
+        };
+        if untouched && connection.restore().is_ok() {
+            return Some(entry);
+        }
+        self.counters.touched += 1;
+        self.close_silently(from, entry, UndeliveredReason::Touched);
+        None
+    }
+
     fn choose_by_key(&self, entry: &Entry, key: std::net::IpAddr) -> Choice {
         let (key, length) = pick::address_key(key);
         let key = key.get(..length).unwrap_or_default();
         (0u32..)
             .zip(&self.slots)
-            .filter(|(slot, place)| place.may_take_later() && !entry.tried.contains(slot))
-            .max_by_key(|(_, place)| pick::score(key, &place.name))
+            .filter(|(_, place)| place.may_take_later())
+            // Who refused it before is asked again where nobody else is left: attempts are counted.
+            .max_by_key(|(slot, place)| {
+                (!entry.tried.contains(slot), pick::score(key, &place.name))
+            })
             .map_or(Choice::Nobody, |(slot, _)| {
                 if self.is_free_for_key(slot) { Choice::Now(slot) } else { Choice::ItsQueue(slot) }
             })
@@ -795,6 +869,14 @@ impl Core {
         let bounded = matches!(event, WorkerEvent::Error(_) | WorkerEvent::MessageError(_));
         if bounded && self.events.len() >= 2 * QUEUE_MESSAGES {
             return;
+        }
+        // A pool that restarts its workers for weeks: of ends that nobody fetches the last ones stay.
+        let exit = |(_, event): &(u32, WorkerEvent)| matches!(event, WorkerEvent::Exit(_));
+        if matches!(event, WorkerEvent::Exit(_))
+            && self.events.len() >= 4 * QUEUE_MESSAGES
+            && let Some(oldest) = self.events.iter().position(exit)
+        {
+            self.events.remove(oldest);
         }
         self.events.push_back((slot, event));
         self.signals.changed = true;

@@ -224,16 +224,15 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
     let mut stuck = pin!(sleep_until(Instant::now().into()));
     let mut watching = false;
     loop {
-        let (obstruction, oldest, bound) = {
-            let core = shared.core();
+        let (obstruction, due) = {
+            let mut core = shared.core();
             let Some(slot) = core.slot(worker.slot).filter(|slot| slot.id == worker) else {
                 return;
             };
-            let bound = core.settings().stuck_timeout;
-            (slot.obstruction, slot.handoff.oldest_offer(), bound)
+            (slot.obstruction, core.watch_offers(worker))
         };
-        if let (false, Some(oldest)) = (watching, oldest) {
-            stuck.as_mut().reset((oldest + bound).into());
+        if let Some(due) = due {
+            stuck.as_mut().reset(due.into());
             watching = true;
         }
         tokio::select! {

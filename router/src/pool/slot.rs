@@ -73,8 +73,9 @@ pub(crate) struct Slot {
     pub(crate) choked: bool,
     /// Highest sequence of a message from it.
     pub(crate) received: u64,
-    /// Messages of it that nobody has fetched.
+    /// Messages of it that nobody has fetched, and their bytes.
     pub(crate) unfetched: usize,
+    pub(crate) unfetched_bytes: usize,
     /// It is certainly dead.
     pub(crate) gone: Option<(Exit, Option<String>, bool)>,
     /// Its port was read to the end.
@@ -83,6 +84,8 @@ pub(crate) struct Slot {
     pub(crate) kill_asked: bool,
     /// It stands in the list of slots with something to send.
     pub(crate) marked: bool,
+    /// Its task knows that there are offers without an answer, and when they are too old.
+    pub(crate) watched: bool,
 }
 
 impl Slot {
@@ -110,10 +113,12 @@ impl Slot {
             choked: false,
             received: 0,
             unfetched: 0,
+            unfetched_bytes: 0,
             gone: None,
             ended: false,
             kill_asked: false,
             marked: false,
+            watched: false,
         }
     }
 
@@ -133,6 +138,7 @@ impl Slot {
         self.gone = None;
         self.ended = false;
         self.kill_asked = false;
+        self.watched = false;
     }
 
     /// Whether what is posted to this very worker can still reach a process.

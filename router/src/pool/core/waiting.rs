@@ -214,6 +214,8 @@ impl Core {
         match best {
             Some((_, slot)) => Choice::Now(slot),
             None if later => Choice::Wait,
+            // Nobody is left but those that refused it. Each try counts, so this ends.
+            None if !tried.is_empty() => self.choose_any(&[]),
             None => Choice::Nobody,
         }
     }
