@@ -203,7 +203,7 @@ fn point_17_the_exit_event_comes_once_and_last_however_the_process_ends() {
 #[test]
 fn point_17_each_process_of_a_slot_has_one_exit() {
     run(|world| {
-        let restart = Restart { delay: AT_ONCE, max_delay: AT_ONCE };
+        let restart = Restart { delay: AT_ONCE, max_delay: AT_ONCE, attempts: None };
         let worker = world.worker(&worker!("recv").restart(restart));
         for code in 1..=3 {
             world.wait("the next process is ready", worker.ready()).unwrap();
