@@ -21,9 +21,13 @@ pub async fn serve(listener: &mut Listener, pool: &WorkerPool) -> io::Result<()>
     let mut burst = Vec::with_capacity(BURST);
     loop {
         listener.accept_burst(&mut burst).await?;
+        let full = burst.len() == BURST;
         hand_over(pool.shared(), &mut burst);
-        // Acknowledgements are read before the next burst: they free descriptors and windows.
-        tokio::task::yield_now().await;
+        // Acknowledgements are read before the next burst: they free descriptors and windows. After
+        // a burst that took all there was, that is so without a look at the reactor in between.
+        if full {
+            tokio::task::yield_now().await;
+        }
     }
 }
 
