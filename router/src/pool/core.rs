@@ -576,8 +576,11 @@ impl Core {
 
     // --- within ----------------------------------------------------------------------------
 
+    /// The slot of a process, until it is buried: what is heard of it later changes nothing.
     fn current(&mut self, worker: WorkerId) -> Option<&mut Slot> {
-        self.slots.get_mut(worker.slot as usize).filter(|place| place.id == worker)
+        let place = self.slots.get_mut(worker.slot as usize)?;
+        let buried = matches!(place.state, State::Vacant { .. });
+        (place.id == worker && !buried).then_some(place)
     }
 
     fn hello(&mut self, slot: u32, hello: &Hello) {
