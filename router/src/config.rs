@@ -17,6 +17,8 @@ pub mod problem;
 mod read;
 pub mod source;
 mod surroundings;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod trial;
 pub mod types;
@@ -60,6 +62,16 @@ impl Config {
     ) -> Result<(Self, Vec<Warning>), Vec<Mistake>> {
         let mut report = tree::Report::default();
         let files = load::Files::read(path, &mut report);
+        Self::finish(path, files, overrides, system, report)
+    }
+
+    fn finish(
+        path: &Path,
+        files: load::Files,
+        overrides: &Overrides,
+        system: &impl surroundings::System,
+        mut report: tree::Report,
+    ) -> Result<(Self, Vec<Warning>), Vec<Mistake>> {
         let config = cross::resolve(path, files, overrides, &mut report);
         if let Some(config) = &config {
             surroundings::check(config, system, overrides.here, &mut report);

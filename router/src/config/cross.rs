@@ -80,8 +80,8 @@ pub(super) fn resolve(
         return None;
     }
     let wrong_before = report.mistakes.len();
-    let Draft { router, admin, listeners, pools, routes, tests } = draft;
-    whole(path, &listeners, pools.len(), routes.len(), report);
+    whole(path, &draft, report);
+    let Draft { router, admin, listeners, pools, routes, tests, .. } = draft;
     let listener_names = Names::new("listener", named(listeners.iter().map(|l| &l.name)), report);
     let pool_names = Names::new("pool", named(pools.iter().map(|pool| &pool.name)), report);
     addresses(&listeners, report);
@@ -141,14 +141,15 @@ fn named<'a>(
 }
 
 /// Nothing can be done without a listener and a pool, nor with pools that nothing chooses from.
-fn whole(path: &Path, listeners: &[Listener], pools: usize, routes: usize, report: &mut Report) {
+fn whole(path: &Path, draft: &Draft, report: &mut Report) {
     let mut note = |problem| report.note(Whereabouts::File(path.to_owned()), problem);
-    if listeners.is_empty() {
+    let unread = |table| draft.unread.contains(&table);
+    if draft.listeners.is_empty() && !unread("listener") {
         note(Problem::NoListener);
     }
-    match (pools, routes) {
-        (0, _) => note(Problem::NoPool),
-        (2.., 0) => note(Problem::NoRoute),
+    match (draft.pools.len(), draft.routes.len()) {
+        (0, _) if !unread("pool") => note(Problem::NoPool),
+        (2.., 0) if !unread("route") => note(Problem::NoRoute),
         _ => {}
     }
 }

@@ -35,14 +35,19 @@ pub(super) struct Files {
 impl Files {
     /// Reads the named file and what it includes.
     pub(super) fn read(path: &Path, report: &mut Report) -> Self {
-        let mut files = Self::default();
         match contents(path) {
-            Ok(bytes) => files.take_in(path.to_owned(), bytes, report),
+            Ok(bytes) => Self::of(path, bytes, report),
             Err(error) => {
-                files.broken = true;
                 report.note(Whereabouts::File(path.to_owned()), error.into_problem());
+                Self { broken: true, ..Self::default() }
             }
         }
+    }
+
+    /// The named file, whose text is there already, and what it includes.
+    pub(super) fn of(path: &Path, bytes: Vec<u8>, report: &mut Report) -> Self {
+        let mut files = Self::default();
+        files.take_in(path.to_owned(), bytes, report);
         files
     }
 
@@ -211,14 +216,18 @@ impl Syntax {
             .iter()
             .map(|error| {
                 let place = Place::new(source, error.span().unwrap_or(0..0));
-                (place, error.message().to_owned())
+                let message = in_our_words(error.message(), &place);
+                (place, message)
             })
             .collect();
         mistakes.sort_by_key(|(place, _)| place.order());
-        let unclosed = mistakes.iter().any(|(_, message)| message.contains("unclosed"));
+        let unclosed = errors.iter().any(|error| error.message().contains("unclosed"));
         let runaway = mistakes.first().map(|(place, _)| place.line()).filter(|_| unclosed);
         if runaway.is_some() {
             mistakes.truncate(1);
+            for (_, message) in &mut mistakes {
+                message.push_str("; or a `{`, `[` or `\"` before this is not closed");
+            }
         }
         // One mistake a line: the parser's further ones are about what it made of the first.
         let mut lines: Vec<usize> = Vec::new();
@@ -245,4 +254,23 @@ impl Syntax {
             && !self.lines.contains(&line)
             && self.runaway.is_none_or(|runaway| line < runaway)
     }
+}
+
+/// The parser speaks of its grammar; what people get wrong is said to them. Anything else, and what
+/// another version of the parser says, is passed on.
+fn in_our_words(message: &str, place: &Place) -> String {
+    let said = match message {
+        "string values must be quoted, expected literal string" if place.shown().is_empty() => {
+            "there is no value"
+        }
+        "string values must be quoted, expected literal string" => "a text needs quotes",
+        "key with no value, expected `=`" => "there is no value: write `key = value`",
+        "duplicate key" => "this is there already, above",
+        "unexpected leading zero, expected nothing" => {
+            "a number has no zero before it (in octal it begins with `0o`)"
+        }
+        "invalid basic string, expected `\"`" => "this text has no `\"` at its end",
+        other => other,
+    };
+    said.to_owned()
 }

@@ -62,6 +62,9 @@ pub enum Problem {
     /// It will be there.
     #[error("`{0}` is not there yet")]
     NotYet(String),
+    /// `workers` as a table.
+    #[error("a table for `workers` is not there yet")]
+    TableOfWorkers,
     /// `auto` means a protocol that will be there.
     #[error("`node-cluster`, which `protocol = \"auto\"` means for node, is not there yet")]
     NodeNotYet,

@@ -27,6 +27,8 @@ pub(super) struct Draft {
     pub(super) pools: Vec<Pool>,
     pub(super) routes: Vec<RouteDraft>,
     pub(super) tests: Vec<TestDraft>,
+    /// Tables that are there in a form that could not be read: they are not missing.
+    pub(super) unread: Vec<&'static str>,
 }
 
 /// A route whose listeners and pool are names.
@@ -67,18 +69,44 @@ impl Draft {
         {
             keep_first(&mut self.admin, "admin", &item, admin, report);
         }
-        for item in several(file, "listener", report) {
+        for item in self.several(file, "listener", report) {
             self.listeners.extend(listener(&item, report));
         }
-        for item in several(file, "pool", report) {
+        for item in self.several(file, "pool", report) {
             self.pools.extend(pool::read(&item, report));
         }
-        for item in several(file, "route", report) {
+        for item in self.several(file, "route", report) {
             self.routes.extend(route::read(&item, report));
         }
-        for item in several(file, "test", report) {
+        for item in self.several(file, "test", report) {
             self.tests.extend(route::read_test(&item, report));
         }
+    }
+
+    /// The tables of an array of tables.
+    fn several<'a>(
+        &mut self,
+        file: &Section<'a>,
+        name: &'static str,
+        report: &mut Report,
+    ) -> Vec<Item<'a>> {
+        let Some(item) = file.item(name) else { return Vec::new() };
+        let elements = item.elements();
+        // An empty list of tables is none of them.
+        if let Some(elements) = &elements
+            && elements.iter().all(Item::is_table)
+        {
+            return elements.clone();
+        }
+        self.unread.push(name);
+        match elements {
+            Some(elements) => return elements,
+            None if item.is_table() => report.wrong(&item.place, Problem::NotRepeated(name)),
+            None => {
+                report.wrong(&item.place, item.other_kind("tables, each with `[[…]]` above it"));
+            }
+        }
+        Vec::new()
     }
 }
 
@@ -104,22 +132,6 @@ fn keep_first<T>(
         Some((first, _)) => {
             report.wrong(&item.place, Problem::TableTwice { table, first: first.short() });
         }
-    }
-}
-
-/// The tables of an array of tables.
-fn several<'a>(file: &Section<'a>, name: &'static str, report: &mut Report) -> Vec<Item<'a>> {
-    match file.item(name) {
-        None => Vec::new(),
-        Some(item) if item.is_table() => {
-            report.wrong(&item.place, Problem::NotRepeated(name));
-            Vec::new()
-        }
-        // An empty list of tables is none of them.
-        Some(item) => item.elements().unwrap_or_else(|| {
-            report.wrong(&item.place, item.other_kind("tables, each below `[[…]]`"));
-            Vec::new()
-        }),
     }
 }
 

@@ -352,6 +352,8 @@ impl<S: System> Check<'_, S> {
 /// A path as the worker sees it, seen from outside.
 fn below(root: Option<&Path>, path: &Path) -> PathBuf {
     match (root, path.strip_prefix("/")) {
+        // The root itself: joining nothing would add a slash.
+        (Some(root), Ok(inside)) if inside.as_os_str().is_empty() => root.to_owned(),
         (Some(root), Ok(inside)) => root.join(inside),
         _ => path.to_owned(),
     }

@@ -52,7 +52,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     for (unit, size) in [("h", 3_600_000), ("m", 60_000), ("s", 1_000)] {
         // Two hours are `2h`, but 120 seconds stay what people write: up to two minutes in seconds.
         let few = unit != "s" && milliseconds <= 120_000;
-        if milliseconds >= size && milliseconds % size == 0 && !few {
+        if milliseconds >= size && milliseconds.is_multiple_of(size) && !few {
             return format!("{}{unit}", milliseconds / size);
         }
     }
@@ -143,7 +143,8 @@ pub(super) fn peer(text: &str) -> Result<IpAddr, Problem> {
         Err(_) => Err(Problem::Word {
             found: text.to_owned(),
             what: "address of a client",
-            write: "it without a port, such as `10.1.2.3` or `fd00::1`".to_owned(),
+            write: "a single one without prefix and port, such as `10.1.2.3` or `fd00::1`"
+                .to_owned(),
         }),
     }
 }

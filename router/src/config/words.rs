@@ -209,6 +209,7 @@ const FOREIGN: &[(&str, &str, &Schema)] = &[
     ("domain", "host", &ROUTE),
     ("domains", "host", &ROUTE),
     ("vhost", "host", &ROUTE),
+    ("location", "path", &ROUTE),
     ("url", "path", &ROUTE),
     ("uri", "path", &ROUTE),
     ("src", "peer", &ROUTE),

@@ -112,16 +112,18 @@ impl Table {
     }
 
     /// Rules that never decide, whatever the client, because on every listener that they are about
-    /// an earlier one always matches: pairs of such a rule and the first earlier one.
+    /// an earlier one always matches: pairs of such a rule and the earlier one that makes it so (where
+    /// listeners differ, the last of them).
     pub fn unreachable(&self) -> Vec<(usize, usize)> {
-        let reached = |index: usize| self.by_listener.iter().any(|rules| rules.contains(&index));
         let before = |(index, rule): (usize, &Rule)| {
-            let earlier = self.rules.iter().take(index).position(|earlier| {
-                earlier.peers.is_none()
-                    && (0..self.by_listener.len())
-                        .any(|listener| earlier.covers(listener) && rule.covers(listener))
-            })?;
-            (!reached(index)).then_some((index, earlier))
+            let always = |listener| {
+                let always = |earlier: &Rule| earlier.peers.is_none() && earlier.covers(listener);
+                self.rules.iter().take(index).position(always)
+            };
+            let mine = (0..self.by_listener.len()).filter(|listener| rule.covers(*listener));
+            // One listener without such a rule, and it can decide there.
+            let earlier = mine.map(always).collect::<Option<Vec<usize>>>()?;
+            Some((index, earlier.into_iter().max()?))
         };
         self.rules.iter().enumerate().filter_map(before).collect()
     }
@@ -265,7 +267,7 @@ mod tests {
             ],
             2,
         );
-        assert_eq!(table.unreachable(), [(3, 0), (4, 0)]);
+        assert_eq!(table.unreachable(), [(3, 2), (4, 0)]);
     }
 
     #[test]

@@ -102,7 +102,7 @@ fn workers(item: &Item<'_>, report: &mut Report) -> Option<Workers> {
         return Some(Workers::Auto);
     }
     if item.is_table() {
-        report.wrong(&item.place, Problem::NotYet("a table for `workers`".to_owned()));
+        report.wrong(&item.place, Problem::TableOfWorkers);
         return None;
     }
     let number = item.number(report, WORKERS, &(1..=MOST_WORKERS))?;
@@ -278,7 +278,7 @@ fn env(table: &Section<'_>, report: &mut Report) -> Vec<(String, Sourced<String>
         } else {
             None
         };
-        let text = value.text(report, "a text; write numbers in quotes");
+        let text = value.text(report, "a text (write a number in quotes)");
         match (problem, text) {
             (Some(problem), _) => report.wrong(&place, problem),
             (None, Some(text)) => {

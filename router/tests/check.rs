@@ -1,0 +1,102 @@
+//! `vestibule check`, as a person runs it: exit codes, and what is said where.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Output};
+
+fn check(arguments: &[&str]) -> Output {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vestibule"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("VESTIBULE_")) {
+        command.env_remove(name);
+    }
+    command.arg("check").args(arguments).current_dir(root).output().unwrap()
+}
+
+fn said(bytes: &[u8]) -> &str {
+    std::str::from_utf8(bytes).unwrap()
+}
+
+/// A file of its own, for as long as the test runs.
+struct File(PathBuf);
+
+impl File {
+    fn new(name: &str, text: &str) -> Self {
+        let path = Path::new(env!("CARGO_TARGET_TMPDIR")).join(name);
+        std::fs::write(&path, text).unwrap();
+        Self(path)
+    }
+
+    fn path(&self) -> &str {
+        self.0.to_str().unwrap()
+    }
+}
+
+impl Drop for File {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(&self.0);
+    }
+}
+
+const SMALL: &str = "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:8080\"\n\
+                     [[pool]]\nname = \"app\"\ncommand = \"demo\"\n";
+
+#[test]
+fn the_example_is_accepted_and_printed_with_where_each_value_comes_from() {
+    let example = "examples/hello/vestibule.toml";
+    let output = check(&[example]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let expected = format!("{example}: ok (1 listener, 1 pool, 2 routes, 2 tests)\n");
+    assert_eq!((said(&output.stdout), said(&output.stderr)), (expected.as_str(), ""));
+    let output = check(&[example, "--print", "--admin", "admin.sock", "--log", "debug"]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let printed = said(&output.stdout);
+    for line in [
+        "# log: \"debug\"                           # --log",
+        "name = \"web\"                             # examples/hello/vestibule.toml:8",
+        "backlog = 4096                           # default",
+        "expect = \"documentation-networks\"        # examples/hello/vestibule.toml:34",
+    ] {
+        assert!(printed.lines().any(|printed| printed == line), "{line}\n{printed}");
+    }
+    let socket = printed.lines().find(|line| line.starts_with("socket = \"/")).unwrap();
+    assert!(socket.contains("/admin.sock\"") && socket.ends_with("# --admin"), "{socket}");
+}
+
+#[test]
+fn every_mistake_is_shown_on_standard_error_and_the_exit_code_is_78() {
+    let file = File::new("mistakes.toml", &format!("{SMALL}balance = \"leastconn\"\ninstances = 4\n"));
+    let output = check(&[file.path(), "--print"]);
+    assert_eq!(output.status.code(), Some(78));
+    let path = file.path();
+    let expected = format!(
+        "{path}:7:11: error: `leastconn` is no balance: write `least-connections`\n\
+         \x20 7 | balance = \"leastconn\"\n    |           ^^^^^^^^^^^\n\
+         {path}:8:1: error: `instances` is no key of `[[pool]]`: write `workers`\n\
+         \x20 8 | instances = 4\n    | ^^^^^^^^^\n\
+         {path}: 2 mistakes\n"
+    );
+    assert_eq!((said(&output.stdout), said(&output.stderr)), ("", expected.as_str()));
+}
+
+#[test]
+fn a_test_that_fails_is_a_mistake() {
+    let test = "[[test]]\npeer = \"10.1.2.3\"\nexpect = \"elsewhere\"\n\
+                [[route]]\nname = \"elsewhere\"\npeer = \"10.9.0.0/16\"\npool = \"app\"\n";
+    let file = File::new("test.toml", &format!("{SMALL}{test}"));
+    let output = check(&[file.path()]);
+    assert_eq!(output.status.code(), Some(78));
+    let expected = "takes the route `no-route` (none matches: 404), not `elsewhere`";
+    assert!(said(&output.stderr).contains(expected), "{output:?}");
+}
+
+#[test]
+fn what_is_no_configuration_is_told_from_a_wrong_one() {
+    let missing = check(&["no-such.toml"]);
+    assert_eq!(missing.status.code(), Some(78));
+    assert!(said(&missing.stderr).starts_with("no-such.toml: error: cannot be read: No such file"));
+    let script = check(&["app.js"]);
+    assert_eq!(script.status.code(), Some(64));
+    let instead = "vestibule: `app.js` is no configuration: did you mean `run -- node app.js`?\n";
+    assert_eq!(said(&script.stderr), instead);
+    assert_eq!(check(&[]).status.code(), Some(64));
+}
