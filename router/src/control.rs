@@ -69,7 +69,8 @@ impl<Out: Serialize + Send + Sync + 'static, In: DeserializeOwned> ControlPort<O
         sender
     }
 
-    /// The next message; `None` at the end.
+    /// The next message; `None` at the end. At this process's descriptor limit a message comes
+    /// without the descriptor that it had: what that means is for whoever knows the message.
     ///
     /// # Errors
     /// What arrived is no message of the other side.
@@ -84,9 +85,6 @@ impl<Out: Serialize + Send + Sync + 'static, In: DeserializeOwned> ControlPort<O
         };
         if packet.header.kind != kind::SUPERVISION {
             return Err(ControlError::Kind(packet.header.kind));
-        }
-        if packet.missing > 0 {
-            return Err(ControlError::MissingDescriptor);
         }
         let message = vestibule_protocol::codec::decode(packet.header.codec, packet.body)?;
         Ok(Some((message, packet.descriptors.pop())))
@@ -133,6 +131,29 @@ async fn send<Out: Serialize>(
             Sent::Whole => return Ok(()),
             Sent::Blocked => socket.writable().await?,
             Sent::Later => tokio::time::sleep(RETRY).await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_message_whose_descriptor_was_lost_arrives_all_the_same_and_the_next_too() {
+        let (one, two) = sys::seqpacket_pair().unwrap();
+        let mut port = ControlPort::<u32, u32>::new(one).unwrap();
+        let other = PacketSocket::new(two).unwrap();
+        for (number, descriptors) in [(7u32, 1), (8, 0)] {
+            let body = Data::encode(Codec::Bincode, &number).unwrap();
+            let header =
+                Header { codec: Codec::Bincode, descriptors, ..Header::new(kind::SUPERVISION, 0) };
+            let head = header.encode();
+            // As it arrives at the descriptor limit: announced, and not there.
+            let parts = [IoSlice::new(&head), IoSlice::new(body.as_bytes())];
+            assert_eq!(other.try_send(&parts, &[]), Ok(Sent::Whole));
+            let (message, descriptor) = port.recv().await.unwrap().unwrap();
+            assert_eq!((message, descriptor.is_none()), (number, true));
         }
     }
 }

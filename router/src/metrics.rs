@@ -100,6 +100,7 @@ impl Metrics {
             undelivered: at(3),
             faults: at(4),
             client_gone: at(5),
+            discarded: at(6),
         }
     }
 
@@ -112,6 +113,7 @@ impl Metrics {
             before.undelivered + now.undelivered,
             before.faults + now.faults,
             before.client_gone + now.client_gone,
+            before.discarded + now.discarded,
         ];
         let first = FIRST_POOL + pool as usize * POOL;
         for (index, value) in (first..NUMBERS).zip(values) {

@@ -120,6 +120,10 @@ impl Router {
                         stopping = true;
                         self.stop.send_replace(true);
                     }
+                    // Another router may have more room.
+                    Ok(Some((ToRouter::Listener { .. }, None))) => {
+                        return report(&ControlError::MissingDescriptor);
+                    }
                     Ok(Some((message, descriptor))) => self.take(message, descriptor),
                     Ok(None) => return,
                     Err(error) => return report(&error),

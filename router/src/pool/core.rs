@@ -69,6 +69,8 @@ pub struct Counters {
     pub undelivered: u64,
     /// Workers that broke the protocol.
     pub faults: u64,
+    /// Descriptors that workers sent and nobody was to have: they were closed.
+    pub discarded: u64,
 }
 
 #[derive(Debug)]
@@ -289,7 +291,7 @@ impl Core {
         let Some(place) = self.slots.get_mut(worker.slot as usize) else { return };
         // Told to drain before there was anybody to be told.
         let drains = place.state == State::Leaving;
-        place.occupy(worker, pid, link);
+        place.occupy(worker, pid, Some(link));
         if place.silenced {
             place.control.push(Control::Close);
             place.state = State::Leaving;
@@ -304,6 +306,49 @@ impl Core {
             self.tell(FromRouter::Draining { worker });
         }
         self.touch(worker.slot);
+        self.signals.changed = true;
+    }
+
+    /// A process runs whose port did not arrive: this process is out of descriptors. It is killed,
+    /// and what waits for it goes the way of what waits for the dead.
+    pub(crate) fn started_without_port(&mut self, worker: WorkerId, pid: u32) {
+        let Some(place) = self.slots.get_mut(worker.slot as usize) else { return };
+        place.occupy(worker, pid, None);
+        place.control.clear();
+        place.ended = true;
+        place.kill_asked = true;
+        if place.state != State::Leaving {
+            place.state = State::Condemned;
+        }
+        let reason = "cannot be spoken to: its port did not arrive".to_owned();
+        self.tell(FromRouter::Kill { worker, reason });
+        self.signals.changed = true;
+    }
+
+    /// The supervisor is gone: it kills every process, but nobody says when. What was offered may be
+    /// read until then and is closed; the rest comes back, and nothing more is taken.
+    pub(crate) fn orphaned(&mut self) {
+        let mut left = Vec::new();
+        for (slot, place) in (0u32..).zip(&mut self.slots).filter(|(_, place)| !place.is_over()) {
+            left.push((slot, place.handoff.abandon()));
+            place.state = State::Vacant { last: true };
+            place.pid = None;
+            place.gone = None;
+            if let Some(link) = place.link.take() {
+                link.socket.shutdown();
+            }
+            self.picker.remove(slot);
+        }
+        for (slot, (offered, waiting)) in left {
+            for entry in offered {
+                self.counters.touched += u64::from(entry.is_connection());
+                self.close_silently(slot, entry, UndeliveredReason::Touched);
+            }
+            for entry in waiting {
+                self.undelivered(slot, entry, UndeliveredReason::WorkerGone);
+            }
+        }
+        self.give_up_hope();
         self.signals.changed = true;
     }
 
@@ -412,6 +457,11 @@ impl Core {
             }
         }
         Ok(())
+    }
+
+    /// Descriptors came from a worker, and were closed.
+    pub(crate) fn discarded(&mut self, descriptors: u64) {
+        self.counters.discarded += descriptors;
     }
 
     /// Something arrived that cannot be read, but the port goes on.

@@ -77,6 +77,8 @@ impl Ports {
 
     /// Takes what the supervisor says of a worker.
     pub(crate) fn take(&mut self, message: ToRouter, port: Option<OwnedFd>) {
+        // Tasks of processes that are gone.
+        while self.tasks.try_join_next().is_some() {}
         match message {
             ToRouter::Started { worker, pid } => self.started(worker, pid, port),
             ToRouter::NotStarted { worker, reason, again } => self.step(worker, |core| {
@@ -101,13 +103,15 @@ impl Ports {
 
     fn started(&mut self, worker: WorkerId, pid: u32, port: Option<OwnedFd>) {
         let Some(shared) = self.pools.get(worker.pool as usize) else { return };
+        let shared = Arc::clone(shared);
         let Some(Ok(socket)) = port.map(PacketSocket::new) else {
-            tracing::error!(?worker, "a worker was started without a port");
-            return;
+            tracing::error!(?worker, "a worker's port did not arrive: out of descriptors?");
+            return self.step(worker, |core| core.started_without_port(worker, pid));
         };
         let link = Arc::new(Link::new(socket, self.epoch));
-        self.tasks.spawn(drive(Arc::clone(shared), worker, Arc::clone(&link)));
-        self.step(worker, |core| core.started(worker, pid, link));
+        self.step(worker, |core| core.started(worker, pid, Arc::clone(&link)));
+        // Afterwards: it ends at once where its slot has another process.
+        self.tasks.spawn(drive(shared, worker, link));
     }
 
     fn step(&self, worker: WorkerId, step: impl FnOnce(&mut Core)) {
@@ -155,6 +159,7 @@ pub(crate) async fn run(
         }
     }
     ports.last_words().await;
+    shared.step(Core::orphaned);
     shared.changed.notify_waiters();
 }
 
@@ -223,6 +228,9 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
     let mut buffer = PacketBuffer::new(MAX_MESSAGE - MAX_TRANSFER_LIST);
     let mut stuck = pin!(sleep_until(Instant::now().into()));
     let mut watching = false;
+    let mut retry = pin!(sleep_until(Instant::now().into()));
+    let mut retrying = false;
+    let mut crowded = false;
     loop {
         let (obstruction, due) = {
             let mut core = shared.core();
@@ -235,17 +243,22 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
             stuck.as_mut().reset(due.into());
             watching = true;
         }
+        if obstruction == Obstruction::Later && !retrying {
+            retry.as_mut().reset((Instant::now() + RETRY).into());
+            retrying = true;
+        }
         tokio::select! {
             biased;
-            ready = link.socket.readable() => {
-                let over = match ready {
+            ready = link.socket.readable(), if !crowded => {
+                let turn = match ready {
                     Ok(mut ready) => read(&shared, worker, &link, &mut buffer, &mut ready),
-                    Err(_) => Some(End::Closed),
+                    Err(_) => Turn::Closed,
                 };
-                match over {
-                    None => {}
-                    Some(End::Closed) => break,
-                    Some(End::Fault(reason)) => {
+                match turn {
+                    Turn::Done => {}
+                    Turn::More => crowded = true,
+                    Turn::Closed => break,
+                    Turn::Fault(reason) => {
                         fault(&shared, worker, &link, &reason);
                         drain(&link, &mut buffer).await;
                         break;
@@ -257,7 +270,8 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
             _ = link.socket.writable(), if obstruction == Obstruction::Blocked => {
                 shared.step(|core| core.unblock(worker.slot));
             }
-            () = tokio::time::sleep(RETRY), if obstruction == Obstruction::Later => {
+            () = &mut retry, if retrying => {
+                retrying = false;
                 shared.step(|core| core.unblock(worker.slot));
             }
             () = &mut stuck, if watching => {
@@ -266,6 +280,9 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
                     None => watching = false,
                 }
             }
+            // A worker that always has more to say: its own bounds were looked at just now, and all
+            // others have their turn before the next packet.
+            () = tokio::task::yield_now(), if crowded => crowded = false,
         }
     }
     shared.step(|core| {
@@ -274,55 +291,91 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
     });
 }
 
-/// How listening to a worker ends.
-enum End {
+/// How a turn of listening to a worker went.
+enum Turn {
+    /// Nothing is left for now.
+    Done,
+    /// There may be more.
+    More,
+    /// The port's end.
     Closed,
+    /// What came breaks the protocol.
     Fault(String),
 }
 
-/// Reads what is there, at most a turn's worth.
+/// Reads what is there, at most a turn's worth, and answers.
 fn read(
     shared: &Shared,
     worker: WorkerId,
     link: &Link,
     buffer: &mut PacketBuffer,
     ready: &mut impl Readiness,
-) -> Option<End> {
-    shared.step(|core| {
-        for _ in 0..TURN {
-            let packet = match link.socket.try_receive(buffer) {
-                Ok(Some(packet)) => packet,
-                Ok(None) => {
-                    ready.clear_ready();
-                    break;
-                }
-                Err(ReceiveError::Closed) => return Some(End::Closed),
-                Err(ReceiveError::Body { sequence, reason }) => {
-                    let why = reason.map_or_else(
-                        || "the memory of a large message did not arrive".to_owned(),
-                        |reason| reason.to_string(),
-                    );
-                    core.unreadable(worker, sequence, why);
-                    continue;
-                }
-                Err(ReceiveError::Format { sequence, format, .. }) => {
-                    core.unreadable(worker, sequence, format!("unknown format {format}"));
-                    continue;
-                }
-                Err(error) => return Some(End::Fault(error.to_string())),
-            };
-            let header = packet.header;
-            let result = match FromWorker::decode(&header, packet.body) {
-                Ok(message) => core.packet(worker, &header, message).map_err(|e| e.to_string()),
-                Err(error) => Err(error.to_string()),
-            };
-            if let Err(reason) = result {
-                return Some(End::Fault(reason));
+) -> Turn {
+    let before = buffer.discarded();
+    let mut turn = Turn::More;
+    for _ in 0..TURN {
+        match read_packet(shared, worker, link, buffer) {
+            // Reading one takes as long as reading many others.
+            Read::Large => break,
+            Read::Packet => {}
+            Read::Nothing => {
+                ready.clear_ready();
+                turn = Turn::Done;
+                break;
+            }
+            Read::Over(over) => {
+                turn = over;
+                break;
             }
         }
+    }
+    let discarded = buffer.discarded() - before;
+    shared.step(|core| {
+        core.discarded(discarded);
         core.flush();
-        None
-    })
+    });
+    turn
+}
+
+/// What a look at a port brought.
+enum Read {
+    Packet,
+    /// With a body in memory of its own.
+    Large,
+    Nothing,
+    Over(Turn),
+}
+
+/// Reads one packet; the pool is locked only while what it says is taken in.
+fn read_packet(shared: &Shared, worker: WorkerId, link: &Link, buffer: &mut PacketBuffer) -> Read {
+    let packet = match link.socket.try_receive(buffer) {
+        Ok(Some(packet)) => packet,
+        Ok(None) => return Read::Nothing,
+        Err(ReceiveError::Closed) => return Read::Over(Turn::Closed),
+        Err(ReceiveError::Body { sequence, reason }) => {
+            let why = reason.map_or_else(
+                || "the memory of a large message did not arrive".to_owned(),
+                |reason| reason.to_string(),
+            );
+            shared.core().unreadable(worker, sequence, why);
+            return Read::Packet;
+        }
+        Err(ReceiveError::Format { sequence, format, .. }) => {
+            shared.core().unreadable(worker, sequence, format!("unknown format {format}"));
+            return Read::Packet;
+        }
+        Err(error) => return Read::Over(Turn::Fault(error.to_string())),
+    };
+    let header = packet.header;
+    let result = match FromWorker::decode(&header, packet.body) {
+        Ok(message) => shared.core().packet(worker, &header, message).map_err(|e| e.to_string()),
+        Err(error) => Err(error.to_string()),
+    };
+    match result {
+        Ok(()) if header.large => Read::Large,
+        Ok(()) => Read::Packet,
+        Err(reason) => Read::Over(Turn::Fault(reason)),
+    }
 }
 
 fn fault(shared: &Shared, worker: WorkerId, link: &Link, reason: &str) {

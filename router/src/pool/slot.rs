@@ -122,11 +122,11 @@ impl Slot {
         }
     }
 
-    /// A new process is in the slot.
-    pub(crate) fn occupy(&mut self, id: WorkerId, pid: u32, link: Arc<Link>) {
+    /// A new process is in the slot. Without its port it cannot be spoken to.
+    pub(crate) fn occupy(&mut self, id: WorkerId, pid: u32, link: Option<Arc<Link>>) {
         self.id = id;
         self.pid = Some(pid);
-        self.link = Some(link);
+        self.link = link;
         if !self.silenced {
             self.state = State::Starting;
         }

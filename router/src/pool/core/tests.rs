@@ -367,3 +367,41 @@ async fn of_ends_that_nobody_fetches_the_last_ones_stay() {
     let last = pool.core.events.back();
     assert!(matches!(last, Some((0, WorkerEvent::Exit(Exit::Code(9_999))))), "{last:?}");
 }
+
+#[tokio::test]
+async fn a_worker_whose_port_did_not_arrive_is_killed_and_its_slot_goes_on() {
+    let mut pool = Pool::empty(1, &options());
+    pool.core.post(0, list()).unwrap();
+    pool.core.started_without_port(worker(0), 1);
+    let told = pool.told();
+    assert!(matches!(told.as_slice(), [FromRouter::Kill { .. }]), "{told:?}");
+    pool.core.gone(worker(0), Exit::Signal(9), None, true);
+    assert_eq!(pool.core.slot(0).unwrap().state, State::Vacant { last: false });
+    let events: Vec<_> = std::iter::from_fn(|| pool.core.next_event(None)).collect();
+    assert!(
+        matches!(
+            events.as_slice(),
+            [
+                (0, WorkerEvent::Error(_)),
+                (0, WorkerEvent::Undelivered(_)),
+                (0, WorkerEvent::Exit(Exit::Signal(9)))
+            ]
+        ),
+        "{events:?}"
+    );
+}
+
+#[tokio::test]
+async fn without_a_supervisor_nothing_is_taken_and_everything_comes_back() {
+    let mut pool = Pool::ready(1, &options().handoff_window(1));
+    let _offered = pool.offer();
+    pool.core.post(0, list()).unwrap();
+    let _queued = pool.offer();
+    pool.core.orphaned();
+    let reasons: Vec<_> = (0..3).map(|_| pool.undelivered().reason).collect();
+    let reason = UndeliveredReason::NoWorker;
+    assert_eq!(reasons, [UndeliveredReason::Touched, UndeliveredReason::WorkerGone, reason]);
+    let (_client, entry) = connection();
+    assert!(pool.core.offer(entry).is_err());
+    assert!(pool.core.slots().iter().all(Slot::is_over));
+}
