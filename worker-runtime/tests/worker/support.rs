@@ -235,6 +235,14 @@ pub async fn to_end(client: &mut TcpStream) -> String {
     answer
 }
 
+/// The same where the clock is paused: this much of its time passes at once when nothing happens.
+pub async fn paused_to_end(client: &mut TcpStream) -> Vec<u8> {
+    let mut answer = Vec::new();
+    let read = client.read_to_end(&mut answer);
+    tokio::time::timeout(Duration::from_secs(3600), read).await.expect("no end").expect("reset");
+    answer
+}
+
 /// Reads until what came ends with `end`.
 pub async fn until(client: &mut TcpStream, end: &str) -> String {
     let mut read = Vec::new();
