@@ -160,7 +160,7 @@ impl Identity {
     }
 
     /// Where a path of the worker's is for this process.
-    pub(crate) fn from_here(&self, path: &Path) -> PathBuf {
+    pub(crate) fn path_outside(&self, path: &Path) -> PathBuf {
         match &self.root {
             Some(root) => root.join(path.strip_prefix("/").unwrap_or(path)),
             None => path.to_owned(),

@@ -87,9 +87,9 @@ pub(crate) fn find(
     let path = path.unwrap_or_default();
     let found: Vec<PathBuf> = std::env::split_paths(path)
         .map(|folder| folder.join(program))
-        .filter(|at| identity.from_here(at).is_file())
+        .filter(|at| identity.path_outside(at).is_file())
         .collect();
-    let runs = |at: &&PathBuf| obstacle(&identity.from_here(at), identity).is_none();
+    let runs = |at: &&PathBuf| obstacle(&identity.path_outside(at), identity).is_none();
     found.iter().find(runs).or(found.first()).cloned().ok_or_else(|| StartError::NotInPath {
         name: program.display().to_string(),
         path: path.to_string_lossy().into_owned(),
@@ -120,7 +120,7 @@ fn explain_directory(directory: &Path, identity: &Identity, failed: Failed) -> S
     if failed.error != Errno::ACCESS {
         return StartError::Directory { directory, source: failed.error };
     }
-    let here = identity.from_here(&directory);
+    let here = identity.path_outside(&directory);
     let denied = blocked_folder(&here, identity)
         .or_else(|| closed(&here, identity))
         .unwrap_or_else(|| Denied::Policy { user: identity.name() });
@@ -128,7 +128,7 @@ fn explain_directory(directory: &Path, identity: &Identity, failed: Failed) -> S
 }
 
 fn missing(program: PathBuf, identity: &Identity) -> StartError {
-    let here = identity.from_here(&program);
+    let here = identity.path_outside(&program);
     if !here.exists() {
         return StartError::Missing(program);
     }
@@ -140,10 +140,10 @@ fn missing(program: PathBuf, identity: &Identity) -> StartError {
 
 /// Why exec said EACCES: the way to the program, or to what interprets it.
 fn why_denied(program: &Path, identity: &Identity) -> Denied {
-    let here = identity.from_here(program);
+    let here = identity.path_outside(program);
     obstacle(&here, identity)
         .or_else(|| {
-            let interpreter = identity.from_here(&interpreter(&here)?);
+            let interpreter = identity.path_outside(&interpreter(&here)?);
             obstacle(&interpreter, identity)
         })
         .unwrap_or_else(|| Denied::Policy { user: identity.name() })
