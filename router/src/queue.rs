@@ -138,3 +138,113 @@ fn add(watch: &Watch, entry: &Entry, token: Token) {
         watch.add(connection, token);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::{AsFd, OwnedFd};
+
+    use vestibule_protocol::{ConnectionInfo, Data};
+
+    use crate::connection::Connection;
+    use crate::inspect::PausedConnection;
+    use crate::sys::tcp;
+
+    const LONG: Duration = Duration::from_secs(600);
+
+    /// A client, its connection as an entry, and a copy as a worker has one.
+    fn connection() -> (TcpStream, Entry, OwnedFd) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (server, peer) = listener.accept().unwrap();
+        let copy = server.try_clone().unwrap().into();
+        let info = ConnectionInfo {
+            id: 1,
+            peer: Some(peer),
+            destination: None,
+            listener: "".into(),
+            route: "".into(),
+            peer_context: None,
+            accepted: 0,
+        };
+        let connection = Connection::new(PausedConnection::new(server.into()), info);
+        (client, Entry::new(Data::NONE, Cargo::Connection(connection)), copy)
+    }
+
+    fn leave(client: TcpStream, copy: &OwnedFd) {
+        drop(client);
+        while !tcp::is_read_closed(copy.as_fd()) {
+            std::thread::yield_now();
+        }
+    }
+
+    fn signs(watch: &Watch) -> Vec<Sign> {
+        let mut signs = Vec::new();
+        watch.take_signs(|sign| signs.push(sign)).unwrap();
+        signs
+    }
+
+    /// Puts one in, takes it out, and looks whether anything is still heard of it, though a worker
+    /// has a copy.
+    fn assert_forgotten(how: &str, take: impl FnOnce(&mut Queue, Instant) -> Option<Entry>) {
+        let watch = Arc::new(Watch::new().unwrap());
+        let mut queue = Queue::new(1, LONG);
+        queue.watch(Arc::clone(&watch));
+        let (client, entry, copy) = connection();
+        let now = Instant::now();
+        queue.push(Lane::Worker(3), entry, now).unwrap();
+        let taken = take(&mut queue, now);
+        assert!(queue.is_empty(), "{how}");
+        drop(taken);
+        leave(client, &copy);
+        assert!(signs(&watch).is_empty(), "{how}: it would fire for ever");
+    }
+
+    #[tokio::test]
+    async fn what_is_taken_out_is_not_watched_any_more() {
+        assert_forgotten("served", |queue, _| queue.take_first(Lane::Worker(3)));
+        assert_forgotten("given up", |queue, _| queue.take_oldest());
+        assert_forgotten("expired", |queue, now| {
+            queue.take_expired(now + LONG).map(|(_, entry)| entry)
+        });
+        assert_forgotten("dropped", |queue, _| {
+            *queue = Queue::new(0, LONG);
+            None
+        });
+    }
+
+    #[tokio::test]
+    async fn who_waited_before_is_watched_too_and_leaves_once() {
+        let mut queue = Queue::new(2, LONG);
+        let (client, entry, copy) = connection();
+        queue.push(Lane::Worker(3), entry, Instant::now()).unwrap();
+        assert!(queue.is_unwatched());
+        let watch = Arc::new(Watch::new().unwrap());
+        queue.watch(Arc::clone(&watch));
+        assert!(!queue.is_unwatched());
+        leave(client, &copy);
+        let [sign] = signs(&watch).try_into().unwrap();
+        let (lane, gone) = queue.take_gone(sign).unwrap();
+        assert_eq!((lane, gone.is_connection()), (Lane::Worker(3), true));
+        assert!(queue.take_gone(sign).is_none());
+        assert!(signs(&watch).is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_sign_is_not_taken_for_who_has_its_place_now() {
+        let mut queue = Queue::new(1, LONG);
+        let watch = Arc::new(Watch::new().unwrap());
+        queue.watch(Arc::clone(&watch));
+        let (client, entry, copy) = connection();
+        queue.push(Lane::Pool, entry, Instant::now()).unwrap();
+        leave(client, &copy);
+        let [sign] = signs(&watch).try_into().unwrap();
+        let old = queue.take_oldest();
+        let (_stays, entry, _copy) = connection();
+        queue.push(Lane::Pool, entry, Instant::now()).unwrap();
+        assert!(queue.take_gone(sign).is_none());
+        assert_eq!(queue.len(), 1);
+        drop(old);
+    }
+}

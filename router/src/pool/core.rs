@@ -215,7 +215,7 @@ impl Core {
             self.picker.remove(slot);
             self.redistribute(waiting);
             self.move_lane(slot);
-            self.give_up_hope();
+            self.pump(slot);
         } else {
             self.touch(slot);
             self.pump(slot);
@@ -363,7 +363,7 @@ impl Core {
         let waiting = self.take_waiting(worker.slot);
         self.redistribute(waiting);
         self.move_lane(worker.slot);
-        self.give_up_hope();
+        self.pump(worker.slot);
         self.signals.changed = true;
     }
 
@@ -820,7 +820,7 @@ impl Core {
         let waiting = self.take_waiting(slot);
         self.redistribute(waiting);
         self.move_lane(slot);
-        self.give_up_hope();
+        self.pump(slot);
         self.mark(slot);
         self.signals.changed = true;
     }
@@ -876,7 +876,7 @@ impl Core {
         }
         self.redistribute(waiting.into_iter().map(|entry| (slot, entry)).collect());
         self.move_lane(slot);
-        self.give_up_hope();
+        self.pump(slot);
         self.event(slot, WorkerEvent::Exit(exit));
         self.signals.changed = true;
     }
