@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::{Arc, Barrier, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Signal, WaitOptions};
+use rustix::process::Signal;
 use tokio::runtime::Runtime;
 use vestibule_router::{
     Connection, Listener, Undelivered, Worker, WorkerEvent, WorkerOptions, WorkerPool,
@@ -208,14 +208,21 @@ impl World {
 }
 
 impl Drop for World {
-    /// After a case that failed, its processes go too. They are this process's own children, not
-    /// reaped by anybody else, so the numbers are theirs.
+    /// After a case that failed, its processes go too. Their supervisor reaps them, as long as it
+    /// has a runtime; they are this process's own children, so the numbers are theirs until then.
     fn drop(&mut self) {
-        for pid in self.new_children() {
-            let group = process::number(pid);
-            let _ = rustix::process::kill_process_group(group, Signal::KILL);
-            let _ = rustix::process::kill_process(group, Signal::KILL);
-            let _ = rustix::process::waitpid(Some(group), WaitOptions::empty());
+        let begin = Instant::now();
+        loop {
+            let left = self.new_children();
+            if left.is_empty() || begin.elapsed() > DEADLINE {
+                return;
+            }
+            for pid in left {
+                let group = process::number(pid);
+                let _ = rustix::process::kill_process_group(group, Signal::KILL);
+                let _ = rustix::process::kill_process(group, Signal::KILL);
+            }
+            std::thread::sleep(LOOK);
         }
     }
 }

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use rustix::fs::OFlags;
 use vestibule_protocol::message::RefusalReason;
+use vestibule_protocol::socket::PacketBuffer;
 use vestibule_tests::ledger::Pen;
 
 use crate::port::Port;
@@ -119,7 +120,8 @@ pub(crate) async fn leaves_a_child(port: Port) {
 
 /// The one left behind: lives as long as the port.
 pub(crate) async fn child(port: Port) {
-    port.wait_for_the_end().await;
+    let mut buffer = PacketBuffer::default();
+    while port.socket.receive(&mut buffer).await.is_ok() {}
 }
 
 fn read_one(connection: OwnedFd) {

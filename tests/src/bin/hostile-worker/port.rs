@@ -61,9 +61,11 @@ impl Port {
         self
     }
 
-    /// What comes next. At its end the process ends.
+    /// What comes next. At its end it stays as it is: somebody has to end it.
     pub(crate) async fn next(&mut self) -> Came {
-        let Ok(packet) = self.socket.receive(&mut self.buffer).await else { std::process::exit(0) };
+        let Ok(packet) = self.socket.receive(&mut self.buffer).await else {
+            return std::future::pending().await;
+        };
         let header = packet.header;
         let count = transferred(&header);
         match ToWorker::decode(&header, packet.body, &mut self.names).unwrap() {
@@ -104,7 +106,7 @@ impl Port {
         }
     }
 
-    /// Does nothing any more, until the router ends the port.
+    /// Reads on and does nothing.
     pub(crate) async fn wait_for_the_end(mut self) {
         loop {
             self.next().await;
