@@ -4,6 +4,7 @@
 pub(crate) mod backoff;
 pub(crate) mod environment;
 pub(crate) mod identity;
+mod deadlines;
 pub(crate) mod life;
 #[cfg(feature = "cli")]
 pub mod master;

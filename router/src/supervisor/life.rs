@@ -1,15 +1,18 @@
 //! The life of one slot: start a process, watch it, end it when asked, start the next.
 
-use std::os::fd::AsFd;
-use std::pin::Pin;
+use std::io;
+use std::os::fd::{AsFd, OwnedFd};
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
-use tokio::time::Sleep;
+use tokio::time::sleep_until;
 use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
 
 use super::backoff::Backoff;
+use super::deadlines::{Deadline, Deadlines, Step, after};
 use super::identity::Identity;
 use super::output::{Capture, Tail};
 use super::process_table::Report;
@@ -172,17 +175,6 @@ fn start(
     Ok((process, capture, (ToRouter::Started { worker, pid }, Some(port))))
 }
 
-/// What is done to a process next, and when.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Step {
-    /// It was not ready in time.
-    TooLate,
-    /// The close message was not enough.
-    Term,
-    /// Neither was SIGTERM, or there is no time.
-    Kill,
-}
-
 struct Life<'o> {
     worker: WorkerId,
     options: &'o WorkerOptions,
@@ -191,31 +183,51 @@ struct Life<'o> {
     wanted: bool,
     ready: bool,
     reason: Option<String>,
-    next: Option<Step>,
-    timer: Pin<Box<Sleep>>,
+    deadlines: Deadlines,
 }
 
 impl<'o> Life<'o> {
     fn new(worker: WorkerId, options: &'o WorkerOptions, process: Started) -> Self {
         let started = Instant::now();
-        let timer = Box::pin(tokio::time::sleep(options.start_timeout));
-        let next = Some(Step::TooLate);
+        let deadlines =
+            Deadlines { ready: Some(after(options.start_timeout)), ..Deadlines::default() };
         let (wanted, ready, reason) = (false, false, None);
-        Self { worker, options, process, started, wanted, ready, reason, next, timer }
+        Self { worker, options, process, started, wanted, ready, reason, deadlines }
     }
 
     async fn run(
-        mut self,
+        self,
         name: &str,
         orders: &mut Orders,
         reports: &mpsc::UnboundedSender<Report>,
     ) -> Ended {
         let exited = crate::sys::reactor::readable_duplicate(self.process.pidfd.as_fd());
+        self.watch(&exited, name, orders, reports).await
+    }
+
+    async fn watch(
+        mut self,
+        exited: &io::Result<AsyncFd<OwnedFd>>,
+        name: &str,
+        orders: &mut Orders,
+        reports: &mpsc::UnboundedSender<Report>,
+    ) -> Ended {
         let mut orphaned = false;
+        let mut timer = pin!(sleep_until(Deadline::now()));
         loop {
+            let next = self.deadlines.next();
+            if let Some(next) = next
+                && timer.deadline() != next
+            {
+                timer.as_mut().reset(next);
+            }
             tokio::select! {
                 biased;
-                () = ended(&exited) => {
+                () = ended(exited) => {
+                    // Without a descriptor to wait with, it was only time to look.
+                    if !process::has_ended(&self.process) {
+                        continue;
+                    }
                     // The leader is still a zombie, so the group's number is its own: whoever it
                     // forked goes with it, before anything it was offered moves.
                     if let Err(error) = process::kill_group(&self.process) {
@@ -237,7 +249,7 @@ impl<'o> Life<'o> {
                         self.kill(name, "the router is gone");
                     }
                 },
-                () = &mut self.timer, if self.next.is_some() => self.act(name, reports),
+                () = &mut timer, if next.is_some() => self.act(name, reports),
             }
         }
     }
@@ -246,56 +258,50 @@ impl<'o> Life<'o> {
         match order {
             Order::Ready => {
                 self.ready = true;
-                if self.next == Some(Step::TooLate) {
-                    self.next = None;
-                }
+                self.deadlines.ready = None;
             }
             // Its own drain timeout holds; the pool's, and then signals, if that is not enough.
-            Order::Draining => self.schedule(Step::Term, self.options.drain_timeout),
+            Order::Draining => self.deadlines.term_by(after(self.options.drain_timeout)),
             Order::Finishing => {
                 self.wanted = true;
-                self.schedule(Step::Term, self.options.drain_timeout);
+                self.deadlines.term_by(after(self.options.drain_timeout));
             }
             Order::Term => {
                 self.wanted = true;
-                self.schedule(Step::Term, Duration::ZERO);
+                self.deadlines.term_by(Deadline::now());
             }
             Order::End => {
                 self.wanted = true;
-                self.schedule(Step::Term, self.options.close_timeout);
+                self.deadlines.term_by(after(self.options.close_timeout));
             }
             Order::PortEnded => {
-                if !matches!(self.next, Some(Step::Term | Step::Kill)) {
-                    self.schedule(Step::Kill, AFTER_PORT);
+                if !self.deadlines.is_ending() {
+                    self.deadlines.kill_by(after(AFTER_PORT));
                 }
             }
             Order::Kill(reason) => self.kill(name, &reason),
         }
     }
 
-    fn schedule(&mut self, step: Step, after: Duration) {
-        self.next = Some(step);
-        self.timer.as_mut().reset(tokio::time::Instant::now() + after);
-    }
-
     fn kill(&mut self, name: &str, reason: &str) {
         tracing::warn!(worker = name, reason, "worker is killed");
-        self.schedule(Step::Kill, Duration::ZERO);
+        self.deadlines.kill_by(Deadline::now());
     }
 
     fn act(&mut self, name: &str, reports: &mpsc::UnboundedSender<Report>) {
-        match self.next.take() {
+        match self.deadlines.take_due(Deadline::now()) {
             None => {}
             Some(Step::TooLate) => {
                 let reason = format!("was not ready within {:?}", self.options.start_timeout);
                 tracing::warn!(worker = name, reason, "worker is killed");
                 self.reason = Some(reason);
-                self.schedule(Step::Kill, Duration::ZERO);
+                self.deadlines.kill_by(Deadline::now());
             }
             Some(Step::Term) => {
                 // Fails only if it is gone, which is noticed by itself.
                 let _ = process::signal(&self.process, self.options.stop_signal);
-                self.schedule(Step::Kill, self.options.stop_timeout);
+                self.deadlines.termed = true;
+                self.deadlines.kill_by(after(self.options.stop_timeout));
             }
             Some(Step::Kill) => {
                 if let Err(error) = process::kill_group(&self.process) {
@@ -312,14 +318,132 @@ impl<'o> Life<'o> {
 }
 
 /// Waits until a process has ended: its descriptor becomes readable (`pidfd_open(2)`).
-async fn ended(process: &std::io::Result<tokio::io::unix::AsyncFd<std::os::fd::OwnedFd>>) {
+///
+/// Without a descriptor it is only time to look, now and then.
+async fn ended(process: &io::Result<AsyncFd<OwnedFd>>) {
     match process {
         Ok(process) => match process.readable().await {
             // Stays readable for good.
             Ok(mut guard) => guard.retain_ready(),
             Err(_) => std::future::pending().await,
         },
-        // Out of descriptors: look again and again, slowly, until it can be reaped.
+        // Out of descriptors.
         Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rustix::process::Signal;
+
+    use super::*;
+
+    /// A process that does nothing for a long time.
+    fn idle(options: &WorkerOptions) -> Life<'_> {
+        let worker = WorkerId { pool: 0, slot: 0, generation: 0 };
+        let (process, _, _) =
+            start(&"app-1".into(), options, &mut None, &Tail::default(), worker).unwrap();
+        Life::new(worker, options, process)
+    }
+
+    fn options() -> WorkerOptions {
+        WorkerOptions::new("/bin/sleep")
+            .arg("1000")
+            .start_timeout(Duration::from_secs(100))
+            .drain_timeout(Duration::from_secs(60))
+            .stop_timeouts(Duration::from_secs(5), Duration::from_secs(10))
+    }
+
+    impl Life<'_> {
+        /// Seconds until something is done next.
+        fn due_in(&self) -> Option<u64> {
+            self.deadlines.next().map(|next| (next - Deadline::now()).as_secs())
+        }
+
+        fn end(self) {
+            process::kill_group(&self.process).unwrap();
+            while process::reap(&self.process).unwrap().is_none() {
+                std::thread::yield_now();
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_later_order_gives_no_more_time() {
+        let options = options();
+        for later in [Order::Finishing, Order::Draining, Order::End] {
+            let mut life = idle(&options);
+            life.obey("app-1", Order::Ready);
+            life.obey("app-1", Order::End);
+            life.obey("app-1", later.clone());
+            assert_eq!(life.due_in(), Some(5), "{later:?}");
+            life.end();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn no_order_puts_a_kill_off() {
+        let options = options();
+        let (reports, _received) = mpsc::unbounded_channel();
+        for later in [Order::Finishing, Order::Draining, Order::End, Order::PortEnded] {
+            let mut life = idle(&options);
+            life.obey("app-1", Order::Ready);
+            life.obey("app-1", Order::PortEnded);
+            life.obey("app-1", later.clone());
+            assert_eq!(life.due_in(), Some(1), "{later:?}");
+            life.end();
+        }
+        for later in [Order::Finishing, Order::Draining, Order::End, Order::Term] {
+            let mut life = idle(&options);
+            life.obey("app-1", Order::Ready);
+            life.obey("app-1", Order::Term);
+            life.act("app-1", &reports);
+            life.obey("app-1", later.clone());
+            assert_eq!(life.due_in(), Some(10), "{later:?}");
+            life.end();
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_earlier_order_hastens_the_end() {
+        let options = options();
+        let mut life = idle(&options);
+        assert_eq!(life.due_in(), Some(100));
+        life.obey("app-1", Order::Draining);
+        assert_eq!(life.due_in(), Some(60));
+        life.obey("app-1", Order::End);
+        assert_eq!(life.due_in(), Some(5));
+        life.obey("app-1", Order::Kill("of a test".to_owned()));
+        assert_eq!(life.due_in(), Some(0));
+        life.end();
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_time_beyond_all_clocks_is_no_panic() {
+        let options = options().start_timeout(Duration::MAX).drain_timeout(Duration::MAX);
+        let mut life = idle(&options);
+        life.obey("app-1", Order::Draining);
+        assert!(life.due_in() > Some(60 * 60 * 24 * 365));
+        life.end();
+    }
+
+    /// At the descriptor limit the process cannot be waited for; that is no reason to kill it.
+    #[tokio::test(start_paused = true)]
+    async fn a_process_that_cannot_be_watched_lives_until_it_ends() {
+        let options = options();
+        let life = idle(&options);
+        let pid = life.process.pid;
+        let (orders, mut received) = mpsc::unbounded_channel();
+        let (reports, _reports) = mpsc::unbounded_channel();
+        let unwatched = Err(io::Error::from_raw_os_error(libc::EMFILE));
+        let ended = life.watch(&unwatched, "app-1", &mut received, &reports);
+        let ends = async {
+            // Many looks later.
+            tokio::time::sleep(Duration::from_secs(10)).await;
+            rustix::process::kill_process(pid, Signal::TERM).unwrap();
+        };
+        let (ended, ()) = tokio::join!(ended, ends);
+        assert_eq!(ended.exit, Exit::Signal(libc::SIGTERM));
+        drop(orders);
     }
 }

@@ -85,6 +85,15 @@ pub(crate) fn kill_group(process: &Started) -> Result<(), Errno> {
     }
 }
 
+/// Whether a process has ended. It stays to be reaped.
+pub(crate) fn has_ended(process: &Started) -> bool {
+    use std::os::fd::AsFd;
+    let which = WaitId::PidFd(process.pidfd.as_fd());
+    let look = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+    // An error (nobody to wait for) is an end, too.
+    !matches!(rustix::process::waitid(which, look), Ok(None))
+}
+
 /// Takes the exit status of a process that has ended.
 pub(crate) fn reap(process: &Started) -> Result<Option<Exit>, Errno> {
     use std::os::fd::AsFd;
