@@ -2,10 +2,10 @@
 
 use std::fmt::Display;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use std::path::PathBuf;
+use clap::builder::FalseyValueParser;
 use vestibule_router::config::{Config, Mistake, Overrides, Warning};
 
 /// The options of `check`.
@@ -15,10 +15,10 @@ pub(crate) struct Check {
     #[arg(value_name = "CONFIG")]
     pub(crate) config: PathBuf,
     /// Print every value and where it comes from.
-    #[arg(long, env = "VESTIBULE_PRINT")]
+    #[arg(long, env = "VESTIBULE_PRINT", value_parser = FalseyValueParser::new())]
     pub(crate) print: bool,
     /// Judge as `run` would, here and as this user: a right that is missing is an error.
-    #[arg(long, env = "VESTIBULE_HERE")]
+    #[arg(long, env = "VESTIBULE_HERE", value_parser = FalseyValueParser::new())]
     pub(crate) here: bool,
     /// Path of the admin socket, as `run` takes it beside a file.
     #[arg(long, value_name = "PATH", env = "VESTIBULE_ADMIN")]

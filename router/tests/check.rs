@@ -1,14 +1,20 @@
 //! `vestibule check`, as a person runs it: exit codes, and what is said where.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 fn check(arguments: &[&str]) -> Output {
+    check_with(&[], arguments)
+}
+
+fn check_with(variables: &[(&str, &str)], arguments: &[&str]) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new(env!("CARGO_BIN_EXE_vestibule"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("VESTIBULE_")) {
         command.env_remove(name);
     }
+    command.envs(variables.iter().copied());
     command.arg("check").args(arguments).current_dir(root).output().unwrap()
 }
 
@@ -63,8 +69,23 @@ fn the_example_is_accepted_and_printed_with_where_each_value_comes_from() {
 }
 
 #[test]
+fn an_option_goes_before_its_variable() {
+    let example = "examples/hello/vestibule.toml";
+    let variables =
+        [("VESTIBULE_PRINT", "1"), ("VESTIBULE_HERE", "0"), ("VESTIBULE_ADMIN", "/run/v/a")];
+    let socket = |arguments: &[&str]| {
+        let output = check_with(&variables, arguments);
+        let line = said(&output.stdout).lines().find(|line| line.starts_with("socket")).unwrap();
+        line.split_whitespace().collect::<Vec<_>>().join(" ")
+    };
+    assert_eq!(socket(&[example]), "socket = \"/run/v/a\" # VESTIBULE_ADMIN");
+    assert_eq!(socket(&[example, "--admin", "/run/o"]), "socket = \"/run/o\" # --admin");
+}
+
+#[test]
 fn every_mistake_is_shown_on_standard_error_and_the_exit_code_is_78() {
-    let file = File::new("mistakes.toml", &format!("{SMALL}balance = \"leastconn\"\ninstances = 4\n"));
+    let file =
+        File::new("mistakes.toml", &format!("{SMALL}balance = \"leastconn\"\ninstances = 4\n"));
     let output = check(&[file.path(), "--print"]);
     assert_eq!(output.status.code(), Some(78));
     let path = file.path();

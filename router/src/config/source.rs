@@ -12,11 +12,15 @@ pub struct Source {
     text: String,
     /// Which file it is, in the order of reading: mistakes are sorted by it.
     number: usize,
+    /// Where each line begins, in bytes: every value's origin is a line of its own.
+    lines: Vec<usize>,
 }
 
 impl Source {
     pub(super) fn new(path: PathBuf, text: String, number: usize) -> Self {
-        Self { path, text, number }
+        let ends = text.match_indices('\n').map(|(end, _)| end + 1);
+        let lines = std::iter::once(0).chain(ends).collect();
+        Self { path, text, number, lines }
     }
 
     /// The path.
@@ -60,7 +64,7 @@ impl Place {
 
     /// Number of the line, from 1.
     pub fn line(&self) -> usize {
-        self.before().matches('\n').count() + 1
+        self.source.lines.partition_point(|begin| *begin <= self.span.start)
     }
 
     /// Number of the character in its line, from 1.
@@ -79,7 +83,9 @@ impl Place {
     }
 
     pub(super) fn before_in_line(&self) -> &str {
-        self.before().rsplit('\n').next().unwrap_or_default()
+        let begin = self.line().checked_sub(1).and_then(|line| self.source.lines.get(line));
+        let begin = begin.copied().unwrap_or_default();
+        self.source.text().get(begin..self.span.start).unwrap_or_default()
     }
 
     /// The text itself, as far as it is on its first line.
@@ -92,10 +98,6 @@ impl Place {
         let start = self.span.start + self.shown().len();
         let rest = self.source.text().get(start..).unwrap_or_default();
         rest.lines().next().unwrap_or_default()
-    }
-
-    fn before(&self) -> &str {
-        self.source.text().get(..self.span.start).unwrap_or_default()
     }
 }
 

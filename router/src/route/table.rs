@@ -115,14 +115,19 @@ impl Table {
     /// an earlier one always matches: pairs of such a rule and the earlier one that makes it so (where
     /// listeners differ, the last of them).
     pub fn unreachable(&self) -> Vec<(usize, usize)> {
+        // The last rule of a listener is the first that always matches there, if there is one.
+        let always: Vec<Option<usize>> = self
+            .by_listener
+            .iter()
+            .map(|rules| rules.last().copied())
+            .map(|last| last.filter(|at| self.rules.get(*at).is_some_and(|r| r.peers.is_none())))
+            .collect();
         let before = |(index, rule): (usize, &Rule)| {
-            let always = |listener| {
-                let always = |earlier: &Rule| earlier.peers.is_none() && earlier.covers(listener);
-                self.rules.iter().take(index).position(always)
-            };
-            let mine = (0..self.by_listener.len()).filter(|listener| rule.covers(*listener));
+            let mine = always.iter().enumerate().filter(|(listener, _)| rule.covers(*listener));
             // One listener without such a rule, and it can decide there.
-            let earlier = mine.map(always).collect::<Option<Vec<usize>>>()?;
+            let earlier = mine
+                .map(|(_, always)| always.filter(|earlier| *earlier < index))
+                .collect::<Option<Vec<usize>>>()?;
             Some((index, earlier.into_iter().max()?))
         };
         self.rules.iter().enumerate().filter_map(before).collect()
