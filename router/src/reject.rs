@@ -296,6 +296,31 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn nothing_is_said_after_what_a_worker_wrote_or_read() {
+        use std::io::{Read, Write};
+        for reads in [false, true] {
+            let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+            let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+            let (server, _) = listener.accept().unwrap();
+            let mut worker = server.try_clone().unwrap();
+            client.write_all(b"GET / HTTP/1.1\r\n\r\n").await.unwrap();
+            let expected: &[u8] = if reads {
+                worker.read_exact(&mut [0]).unwrap();
+                b""
+            } else {
+                worker.write_all(b"x").unwrap();
+                b"x"
+            };
+            drop(worker);
+            start(PausedConnection::new(server.into()), Rejection::status(503, "no-worker"), true);
+            let mut seen = Vec::new();
+            // Closed with data that nobody read, it ends with a reset.
+            let _ = client.read_to_end(&mut seen).await;
+            assert_eq!(seen, expected);
+        }
+    }
+
+    #[tokio::test]
     async fn a_tls_client_gets_an_alert() {
         assert_eq!(rejected(&[0x16, 3, 1, 0, 5], 404).await, [0x15, 3, 3, 0, 2, 2, 49]);
         assert_eq!(rejected(&[0x16, 3, 1, 0, 5], 503).await, [0x15, 3, 3, 0, 2, 2, 80]);
