@@ -134,7 +134,7 @@ impl Link {
             };
             let (sent, count) = match sent {
                 Some(outcome) => outcome,
-                None => match self.send_single(handoff, scratch)? {
+                None => match self.send_single(handoff, limits, scratch)? {
                     Some(sent) => (sent, 1),
                     None => return Ok(Flushed::Unsendable),
                 },
@@ -198,10 +198,12 @@ impl Link {
         Ok(Some((sent, count)))
     }
 
-    /// Sends the first entry in a packet of its own. `None` if it can never be sent.
+    /// Sends the first entry in a packet of its own, its body in memory where it has no room.
+    /// `None` if it can never be sent.
     fn send_single(
         &self,
         handoff: &Handoff,
+        limits: &Limits,
         scratch: &mut Scratch,
     ) -> Result<Option<Sent>, SendError> {
         let Some(entry) = handoff.waiting_entries().next() else { return Ok(None) };
@@ -209,7 +211,7 @@ impl Link {
         body.clear();
         let Ok(mut descriptors) = encode_single(entry, body) else { return Ok(None) };
         let memory: OwnedFd;
-        let large = body.len() > INLINE_MESSAGE;
+        let large = is_large(&entry.data, body.len(), limits);
         if large {
             memory = match sys::sealed_memory(body) {
                 Ok(memory) => memory,
@@ -235,6 +237,12 @@ impl Link {
         let parts = [IoSlice::new(&head), IoSlice::new(body)];
         self.socket.try_send(&parts, &descriptors).map(Some)
     }
+}
+
+/// Whether a message leaves its packet: for its own length, as was counted when it was posted, or
+/// because this worker takes only smaller packets.
+fn is_large(data: &Data, body: usize, limits: &Limits) -> bool {
+    data.len() > INLINE_MESSAGE || HEADER_LEN + body > limits.packet
 }
 
 /// Whether an entry may share a packet with others.
@@ -263,4 +271,67 @@ fn encode_single<'e>(
 /// Descriptors that a message with this list needs in its packet.
 pub(crate) fn packet_descriptors(data: &Data, listed: usize) -> usize {
     listed + usize::from(data.len() > INLINE_MESSAGE)
+}
+
+#[cfg(test)]
+mod tests {
+    use vestibule_protocol::connection_info::Names;
+    use vestibule_protocol::envelope::Transferable;
+    use vestibule_protocol::message::{MessageBody, ToWorker};
+    use vestibule_protocol::socket::PacketBuffer;
+
+    use super::*;
+
+    fn limits(packet: usize) -> Limits {
+        Limits { packet, batch: MAX_DESCRIPTORS, acks: Acks::Cumulative, connections: u32::MAX }
+    }
+
+    fn pipes(count: usize) -> Vec<Transferable> {
+        (0..count).map(|_| OwnedFd::from(std::io::pipe().unwrap().0).into()).collect()
+    }
+
+    /// How a list with a message of so many bytes arrives at a worker that takes such packets:
+    /// whether in memory, the length of its packet at least, and the message.
+    fn arrives(list: Vec<Transferable>, bytes: usize, packet: usize) -> Option<(bool, usize)> {
+        let (ours, theirs) = sys::seqpacket_pair().unwrap();
+        let link = Link::new(PacketSocket::new(ours).unwrap(), 1);
+        let worker = PacketSocket::new(theirs).unwrap();
+        let count = list.len();
+        let mut handoff = Handoff::default();
+        handoff.push(Entry::new(Data::bytes(vec![7; bytes]), Cargo::List(list)));
+        let limits = limits(packet);
+        let now = Instant::now();
+        match link.flush(&mut handoff, &limits, 64, &mut Scratch::default(), now).unwrap() {
+            Flushed::Done => {}
+            Flushed::Unsendable => return None,
+            other => panic!("not sent: {other:?}"),
+        }
+        let mut buffer = PacketBuffer::default();
+        let packet = worker.try_receive(&mut buffer).unwrap().unwrap();
+        assert_eq!((packet.descriptors.len(), packet.missing), (count, 0));
+        let said = ToWorker::decode(&packet.header, packet.body, &mut Names::default()).unwrap();
+        let ToWorker::Message(MessageBody { message, .. }) = said else { panic!("{said:?}") };
+        assert_eq!(message, vec![7; bytes]);
+        Some((packet.header.large, HEADER_LEN + packet.body.len()))
+    }
+
+    #[tokio::test]
+    async fn a_full_list_with_a_message_that_fits_its_packet_stays_in_it() {
+        // The list's own bytes bring the body over what one message alone may take.
+        let arrived = arrives(pipes(MAX_DESCRIPTORS), INLINE_MESSAGE - 100, 32 * 1024);
+        assert!(matches!(arrived, Some((false, length)) if length > INLINE_MESSAGE), "{arrived:?}");
+    }
+
+    #[tokio::test]
+    async fn a_message_that_is_too_long_for_this_worker_leaves_its_packet() {
+        let (large, _) = arrives(pipes(3), 5_000, 1024).unwrap();
+        assert!(large);
+        let (large, length) = arrives(pipes(3), 100, 1024).unwrap();
+        assert!(!large && length <= 1024, "{length}");
+    }
+
+    #[tokio::test]
+    async fn a_full_list_leaves_no_room_for_the_memory_of_its_message() {
+        assert_eq!(arrives(pipes(MAX_DESCRIPTORS), 5_000, 1024), None);
+    }
 }

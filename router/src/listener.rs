@@ -41,6 +41,7 @@ pub struct Listener {
     name: Arc<str>,
     route: Arc<str>,
     shortage: Shortage,
+    lost: Lost,
     counters: AcceptCounters,
 }
 
@@ -51,7 +52,8 @@ pub struct AcceptCounters {
     pub calls: u64,
     /// Connections accepted.
     pub accepted: u64,
-    /// Times that accepting stopped for a moment, for want of descriptors or memory.
+    /// Times that accepting stopped for a moment, for want of descriptors or memory, or because
+    /// nothing but errors came.
     pub pauses: u64,
 }
 
@@ -110,6 +112,7 @@ impl Listener {
             name: "web".into(),
             route: "default".into(),
             shortage: Shortage::new(),
+            lost: Lost::default(),
             counters: AcceptCounters::default(),
         })
     }
@@ -151,6 +154,7 @@ impl Listener {
                 Ok((socket, peer)) => {
                     self.counters.accepted += 1;
                     self.shortage.accepted(&socket);
+                    self.lost.accepted();
                     return Ok(self.connection(socket, peer, now()));
                 }
                 Err(error) => match Obstacle::of(error) {
@@ -158,7 +162,7 @@ impl Listener {
                         ready.clear_ready();
                         self.shortage.queue_is_empty();
                     }
-                    Obstacle::ThatOne => {}
+                    Obstacle::ThatOne => self.lost.failed(error),
                     Obstacle::Shortage => self.shortage.failed(),
                     Obstacle::Fatal => return Err(error.into()),
                 },
@@ -178,12 +182,13 @@ impl Listener {
             self.wait_out().await;
             let mut ready = self.socket.readable().await?;
             let accepted = now();
-            while taken.len() < BURST && !self.shortage.is_stopped() {
+            while taken.len() < BURST && !self.shortage.is_stopped() && !self.lost.is_lasting() {
                 self.counters.calls += 1;
                 match accept(self.socket.get_ref()) {
                     Ok((socket, peer)) => {
                         self.counters.accepted += 1;
                         self.shortage.accepted(&socket);
+                        self.lost.accepted();
                         taken.push(self.connection(socket, peer, accepted));
                     }
                     Err(error) => match Obstacle::of(error) {
@@ -192,7 +197,7 @@ impl Listener {
                             self.shortage.queue_is_empty();
                             break;
                         }
-                        Obstacle::ThatOne => {}
+                        Obstacle::ThatOne => self.lost.failed(error),
                         Obstacle::Shortage => self.shortage.failed(),
                         Obstacle::Fatal => return Err(error.into()),
                     },
@@ -206,20 +211,21 @@ impl Listener {
     /// for the reserve: the listener is about to be closed. Returns whether there may be more.
     pub(crate) fn take_present(&mut self, taken: &mut Vec<Connection>) -> bool {
         let accepted = now();
-        while taken.len() < BURST {
+        while taken.len() < BURST && !self.lost.is_lasting() {
             self.counters.calls += 1;
             match accept(self.socket.get_ref()) {
                 Ok((socket, peer)) => {
                     self.counters.accepted += 1;
+                    self.lost.accepted();
                     taken.push(self.connection(socket, peer, accepted));
                 }
                 Err(error) => match Obstacle::of(error) {
-                    Obstacle::ThatOne => {}
+                    Obstacle::ThatOne => self.lost.failed(error),
                     Obstacle::Empty | Obstacle::Shortage | Obstacle::Fatal => return false,
                 },
             }
         }
-        true
+        !self.lost.is_lasting()
     }
 
     fn connection(&self, socket: OwnedFd, peer: Option<SocketAddr>, accepted: u64) -> Connection {
@@ -250,6 +256,51 @@ impl Listener {
             tokio::time::sleep(SHORTAGE_PAUSE).await;
             self.shortage.look_again(&self.socket);
         }
+        if let Some(told) = self.lost.lasting() {
+            if let Some(error) = told {
+                tracing::error!(
+                    listener = &*self.name,
+                    error = %io::Error::from(error),
+                    "nothing can be accepted; it is tried again and again"
+                );
+            }
+            self.counters.pauses += 1;
+            tokio::time::sleep(SHORTAGE_PAUSE).await;
+        }
+    }
+}
+
+/// Errors that `accept` reports of one connection (accept(2), "Error handling"), in a row. Some last
+/// for all connections, though nothing tells: a security policy or a filter of system calls.
+#[derive(Debug, Default)]
+struct Lost {
+    in_a_row: usize,
+    last: Option<Errno>,
+    told: bool,
+}
+
+impl Lost {
+    fn accepted(&mut self) {
+        *self = Self::default();
+    }
+
+    fn failed(&mut self, error: Errno) {
+        self.in_a_row += 1;
+        self.last = Some(error);
+    }
+
+    /// Whether a whole burst brought nothing else.
+    fn is_lasting(&self) -> bool {
+        self.in_a_row >= BURST
+    }
+
+    /// Begins the count anew if the errors last: with the last of them the first time.
+    fn lasting(&mut self) -> Option<Option<Errno>> {
+        if !self.is_lasting() {
+            return None;
+        }
+        self.in_a_row = 0;
+        Some(self.last.filter(|_| !std::mem::replace(&mut self.told, true)))
     }
 }
 
@@ -376,6 +427,23 @@ mod tests {
         let peers: Vec<_> = clients.iter().map(|client| client.local_addr().ok()).collect();
         assert_eq!(taken.iter().map(Connection::peer_addr).collect::<Vec<_>>(), peers);
         assert!(taken.windows(2).all(|two| two[0].info().id < two[1].info().id));
+    }
+
+    /// As under a policy that forbids it: the connection stays where it is, and so does the error.
+    #[tokio::test(start_paused = true)]
+    async fn an_error_that_lasts_is_waited_out_and_lets_others_run() {
+        let mut listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        crate::sys::filter::refuse_accept_in_this_thread().unwrap();
+        let mut taken = Vec::new();
+        tokio::select! {
+            result = listener.accept_burst(&mut taken) => panic!("accepted: {result:?}"),
+            () = tokio::time::sleep(10 * SHORTAGE_PAUSE) => {}
+        }
+        let AcceptCounters { calls, accepted, pauses } = listener.counters();
+        assert_eq!(accepted, 0);
+        assert!(pauses >= 9 && calls <= (pauses + 1) * BURST as u64, "{calls} in {pauses}");
+        assert!(!listener.take_present(&mut taken));
     }
 
     #[tokio::test]

@@ -6,7 +6,7 @@ use std::error::Error;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use vestibule_router::{Listener, WorkerOptions, WorkerPool};
+use vestibule_router::{Listener, WorkerEvent, WorkerOptions, WorkerPool};
 
 // var NUM_WORKERS = 5;
 const NUM_WORKERS: usize = 5;
@@ -30,7 +30,16 @@ async fn main() -> Result<(), Box<dyn Error>> {
     let mut num_reqs = 0u64;
     loop {
         // s.pause(): there is no way to read from a paused connection.
-        let connection = listener.accept().await?;
+        let connection = tokio::select! {
+            accepted = listener.accept() => accepted?,
+            // What no worker took comes back: its client is told.
+            Some((_, event)) = workers.recv() => {
+                if let WorkerEvent::Undelivered(undelivered) = event {
+                    undelivered.reject();
+                }
+                continue;
+            }
+        };
         let wid = affinity(connection.peer_addr()) % workers.len();
         num_reqs += 1;
         // workers[wid].postMessage(++numReqs, s.fd);

@@ -3,7 +3,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{Shutdown, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
@@ -202,5 +203,43 @@ fn an_ordinary_user_runs_it_on_a_high_port() {
     };
     let master = Master::start(command.arg("127.0.0.1:0"));
     five_clients_reach_five_processes(&master, || Command::new("curl"));
+    master.stop();
+}
+
+/// Whether the kernel has given a connection of this client's port to a process: what nobody accepted
+/// yet has no inode (`proc_net_tcp(5)`).
+fn is_accepted(client: u16) -> bool {
+    let table = fs::read_to_string("/proc/net/tcp").unwrap();
+    table.lines().skip(1).any(|line| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields[2].ends_with(&format!(":{client:04X}")) && fields[9] != "0"
+    })
+}
+
+#[test]
+fn a_client_whose_worker_and_all_others_died_is_told() {
+    let programs = Programs::copied("died");
+    let master = Master::start(Command::new(programs.master()).arg("127.0.0.1:0"));
+    let workers = master.workers();
+    let signal = |signal| {
+        for worker in &workers {
+            let worker = rustix::process::Pid::from_raw(*worker as i32).unwrap();
+            rustix::process::kill_process(worker, signal).unwrap();
+        }
+    };
+    signal(rustix::process::Signal::STOP);
+    let mut client = TcpStream::connect(master.address.trim_start_matches("http://")).unwrap();
+    client.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    let begun = Instant::now();
+    while !is_accepted(client.local_addr().unwrap().port()) {
+        assert!(begun.elapsed() < PATIENCE, "nobody accepts");
+        std::thread::yield_now();
+    }
+    signal(rustix::process::Signal::KILL);
+    client.set_read_timeout(Some(PATIENCE)).unwrap();
+    client.shutdown(Shutdown::Write).unwrap();
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 503 "), "{answer:?}");
     master.stop();
 }
