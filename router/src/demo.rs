@@ -4,29 +4,11 @@
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::ConnectInfo;
-use axum::extract::connect_info::Connected;
 use axum::http::header::CONTENT_TYPE;
 use axum::response::IntoResponse;
-use axum::serve::IncomingStream;
-use vestibule_worker::{ConnectionInfo, PortListener, WorkerScope};
+use vestibule_worker::{ConnectInfo, ConnectionInfo, WorkerScope};
 
 use crate::startup::StartupError;
-
-/// What the answer says about a connection.
-#[derive(Clone)]
-struct Facts {
-    info: ConnectionInfo,
-    /// What the kernel says of the peer, asked by the worker itself.
-    context: Option<Arc<str>>,
-}
-
-impl Connected<IncomingStream<'_, PortListener>> for Facts {
-    fn connect_info(stream: IncomingStream<'_, PortListener>) -> Self {
-        let context = stream.io().stream().socket().peer_context().map(Arc::from);
-        Self { info: stream.remote_addr().clone(), context }
-    }
-}
 
 /// Serves what the router hands over, until it drains.
 pub(crate) fn run() -> Result<(), StartupError> {
@@ -36,29 +18,26 @@ pub(crate) fn run() -> Result<(), StartupError> {
 }
 
 fn serve() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let scope = WorkerScope::from_env()?;
+    // The worker asks its own socket for the peer's context: the router may not have had to.
+    let scope = WorkerScope::from_env()?.peer_context(true);
     let worker: Arc<str> = scope.name().into();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let app = Router::new().fallback(move |ConnectInfo(facts): ConnectInfo<Facts>| {
+    let app = Router::new().fallback(move |ConnectInfo(info): ConnectInfo<ConnectionInfo>| {
         let worker = Arc::clone(&worker);
-        async move { answer(&worker, &facts) }
+        async move { answer(&worker, &info) }
     });
-    runtime.block_on(async {
-        axum::serve(scope.listener(), app.into_make_service_with_connect_info::<Facts>())
-            .with_graceful_shutdown(scope.draining())
-            .await
-    })?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    runtime.block_on(scope.serve(app))?;
     Ok(())
 }
 
-fn answer(worker: &str, facts: &Facts) -> impl IntoResponse + use<> {
-    let peer = facts.info.peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+fn answer(worker: &str, info: &ConnectionInfo) -> impl IntoResponse + use<> {
+    let peer = info.peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
     let line = format!(
         "process={}; reqno={}; worker={worker}; peer={peer}; context={}; route={}\n",
         std::process::id(),
-        facts.info.id,
-        facts.context.as_deref().unwrap_or("none"),
-        facts.info.route,
+        info.id,
+        info.peer_context.as_deref().unwrap_or("none"),
+        info.route,
     );
     ([(CONTENT_TYPE, "text/plain")], line)
 }

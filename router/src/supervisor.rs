@@ -2,9 +2,9 @@
 //! router's half in messages over a real port, and keeps nothing but processes and descriptors.
 
 pub(crate) mod backoff;
+mod deadlines;
 pub(crate) mod environment;
 pub(crate) mod identity;
-mod deadlines;
 pub(crate) mod life;
 #[cfg(feature = "cli")]
 pub mod master;
