@@ -80,10 +80,14 @@ impl Ports {
         // Tasks of processes that are gone.
         while self.tasks.try_join_next().is_some() {}
         match message {
-            ToRouter::Started { worker, pid } => self.started(worker, pid, port),
-            ToRouter::NotStarted { worker, reason, again } => self.step(worker, |core| {
-                core.not_started(worker, reason, again);
-            }),
+            ToRouter::Started { worker, pid } => {
+                self.bury_last(worker);
+                self.started(worker, pid, port);
+            }
+            ToRouter::NotStarted { worker, reason, again } => {
+                self.bury_last(worker);
+                self.step(worker, |core| core.not_started(worker, reason, again));
+            }
             ToRouter::Gone { worker, exit, reason, again } => {
                 self.step(worker, |core| core.gone(worker, exit, reason, again));
                 let Some(shared) = self.pools.get(worker.pool as usize) else { return };
@@ -99,6 +103,32 @@ impl Ports {
             ),
             other => tracing::error!(message = ?other, "a message that concerns no worker"),
         }
+    }
+
+    /// The slot's next process is there, and what the last one left has to be settled before: its
+    /// port is read as far as it goes. If that is not the end, somebody else holds it.
+    ///
+    /// Its own task may be reading too. What that one has received and not taken in is heard too
+    /// late: an acknowledgement less, of a worker that is certainly dead.
+    fn bury_last(&self, next: WorkerId) {
+        let Some(shared) = self.pools.get(next.pool as usize) else { return };
+        let unburied = |slot: &&Slot| slot.gone.is_some();
+        let last = shared.core().slot(next.slot).filter(unburied).map(|slot| slot.id);
+        let Some(last) = last else { return };
+        let link = shared.core().slot(next.slot).and_then(|slot| slot.link.clone());
+        let mut buffer = PacketBuffer::new(MAX_MESSAGE - MAX_TRANSFER_LIST);
+        while let Some(link) = &link {
+            match read(shared, last, link, &mut buffer, &mut NeverMind) {
+                Turn::More => {}
+                Turn::Done => break,
+                Turn::Closed => return self.step(last, |core| core.ended(last)),
+                Turn::Fault(reason) => {
+                    fault(shared, last, link, &reason);
+                    break;
+                }
+            }
+        }
+        self.step(last, |core| core.give_up_on(last));
     }
 
     fn started(&mut self, worker: WorkerId, pid: u32, port: Option<OwnedFd>) {
@@ -289,6 +319,13 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
         core.ended(worker);
         core.flush();
     });
+}
+
+/// Readiness for a look that nobody waits for.
+struct NeverMind;
+
+impl Readiness for NeverMind {
+    fn clear_ready(&mut self) {}
 }
 
 /// How a turn of listening to a worker went.
