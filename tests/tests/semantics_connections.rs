@@ -364,9 +364,7 @@ fn point_19_what_a_worker_does_not_take_at_all_comes_back_without_trying_others(
 #[test]
 fn point_19_connections_wait_for_a_free_worker_within_the_queues_bounds() {
     run(|world| {
-        let options = worker!("recv")
-            .max_connections(1)
-            .queue(2, vestibule_tests::DEADLINE);
+        let options = worker!("recv").max_connections(1).queue(2, vestibule_tests::DEADLINE);
         let pool = world.pool(1, &options);
         let mut listener = world.listener();
         let mut post = |number: u64| {
@@ -436,9 +434,7 @@ fn point_20_every_byte_sent_before_the_hand_over_is_read_by_the_worker() {
 
 /// Waits until so many bytes wait in the connection.
 fn until_unread(connection: &Connection, bytes: u64) {
-    until("the bytes have arrived", || {
-        rustix::io::ioctl_fionread(connection).unwrap() == bytes
-    });
+    until("the bytes have arrived", || rustix::io::ioctl_fionread(connection).unwrap() == bytes);
 }
 
 #[test]

@@ -162,7 +162,11 @@ fn assert_closed_as_touched(behaviour: &str, exit: Option<Exit>) {
         let (answer, _) = client.end();
         assert!(answer.is_empty() || answer == b"x", "{behaviour}: {answer:?}");
         let counters = pool.counters();
-        assert_eq!((counters.touched, counters.moved, counters.delivered), (1, 0, 0), "{behaviour}");
+        assert_eq!(
+            (counters.touched, counters.moved, counters.delivered),
+            (1, 0, 0),
+            "{behaviour}"
+        );
         if let Some(exit) = exit {
             let events = world.events(&pool[0]);
             let [WorkerEvent::Exit(ended)] = events.as_slice() else { panic!("{events:?}") };

@@ -13,6 +13,7 @@ pub(crate) fn take(number: RawFd) -> OwnedFd {
 
 /// Starts a process in a session of its own that holds `port` as well: no signal to this process's
 /// group reaches it.
+#[allow(clippy::zombie_processes, reason = "it outlives this process, which is the point")]
 pub(crate) fn spawn_apart(command: &mut Command, port: BorrowedFd<'_>) {
     let port = port.as_raw_fd();
     let prepare = move || {
