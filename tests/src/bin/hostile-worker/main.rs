@@ -12,6 +12,7 @@
 )]
 
 mod connections;
+mod faults;
 mod packets;
 mod port;
 mod system;
@@ -49,6 +50,13 @@ fn main() {
             "hangs-up" => connections::hangs_up(port).await,
             "leaves-a-child" => connections::leaves_a_child(port).await,
             "child" => connections::child(port).await,
+            "refuses-behind-missing" => {
+                connections::refuses(port, RefusalReason::BehindMissing).await;
+            }
+            // With its port.
+            "deaf" => faults::deaf(port).await,
+            "greets-draining" => faults::greets_draining(port).await,
+            "floods" => faults::floods(port).await,
             // With packets, at the first offer or message.
             "acknowledges-more" => packets::acknowledges_more(port).await,
             "settles-twice" => packets::settles_twice(port).await,
