@@ -120,7 +120,10 @@ impl Inbox {
                 Err(error) => Err(error.into()),
             };
             let numbers = self.state.received - before;
-            if taken.is_err() || numbers.max(packets) >= BURST {
+            // What the program does with an event may be to close: what is queued behind it then
+            // goes back, so it must not be acknowledged before.
+            let for_program = matches!(self.state.arrived.back(), Some(Arrival::Event(_)));
+            if taken.is_err() || for_program || numbers.max(packets) >= BURST {
                 break taken;
             }
         };
