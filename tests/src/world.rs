@@ -118,6 +118,14 @@ impl World {
         result
     }
 
+    /// Returns when the router has done what was due: what was posted is sent, as far as it can be.
+    ///
+    /// The runtime takes up tasks in the order in which they were woken from outside, and all of
+    /// its threads come to a step that is taken up after those.
+    pub fn catch_up(&self) {
+        self.still(|| {});
+    }
+
     /// A pool whose workers are ready.
     pub fn pool(&self, count: usize, options: &WorkerOptions) -> WorkerPool {
         self.wait("the pool is ready", WorkerPool::spawn(count, options)).unwrap()

@@ -20,17 +20,19 @@ use vestibule_tests::ledger::{self, Ledger};
 use vestibule_tests::world::until;
 use vestibule_tests::{Client, Ended, Order, Said, World, hostile, process, run, worker};
 
-/// Clients whose request is on its way, and whose connections are posted to one worker.
+/// Clients whose request is on its way, and whose connections were sent to one worker.
 fn post_to(world: &World, pool: &WorkerPool, index: usize, count: u64) -> Vec<Client> {
     let mut listener = world.listener();
-    (0..count)
+    let clients = (0..count)
         .map(|number| {
             let (mut client, connection) = world.connect(&mut listener);
             client.ask("/");
             pool[index].post_message(&number, [connection]).unwrap();
             client
         })
-        .collect()
+        .collect();
+    world.catch_up();
+    clients
 }
 
 /// Every client is answered, in the order of their numbers, by this worker.

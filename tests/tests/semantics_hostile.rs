@@ -277,6 +277,7 @@ fn point_23_no_connection_is_served_twice_whatever_happens_to_its_workers() {
                     client
                 })
                 .collect();
+            world.catch_up();
             process::signal(pid, Signal::KILL);
             for client in &mut clients {
                 match client.try_answer() {
