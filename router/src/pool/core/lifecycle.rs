@@ -1,0 +1,134 @@
+//! Workers that are told to drain, to end, or to take nothing for a while.
+
+use std::sync::Arc;
+
+use vestibule_protocol::supervision::FromRouter;
+
+use super::Core;
+use crate::event::{UndeliveredReason, WorkerEvent};
+use crate::handoff::Entry;
+use crate::pool::slot::{Control, Slot, State};
+
+impl Core {
+    /// Begins the end of a worker: nothing of it is delivered any more.
+    pub(crate) fn terminate(&mut self, slot: u32) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        if place.silenced || place.is_over() {
+            return;
+        }
+        place.silenced = true;
+        place.unfetched = 0;
+        place.unfetched_bytes = 0;
+        place.control.push(Control::Close);
+        let id = place.id;
+        if matches!(place.state, State::Starting | State::Ready) {
+            place.state = State::Leaving;
+        }
+        self.events.retain(|(of, event)| {
+            *of != slot || matches!(event, WorkerEvent::Undelivered(_) | WorkerEvent::Exit(_))
+        });
+        self.tell(FromRouter::Ending { worker: id });
+        self.leave(slot);
+    }
+
+    /// Lets a worker finish what it has. `last`: nobody takes its place.
+    pub(crate) fn drain(&mut self, slot: u32, last: bool) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let worker = place.id;
+        place.finishing |= last;
+        self.tell(if last {
+            FromRouter::Finishing { worker }
+        } else {
+            FromRouter::Draining { worker }
+        });
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        if matches!(place.state, State::Starting | State::Ready) {
+            place.state = State::Leaving;
+            place.control.push(Control::Drain);
+        }
+        self.leave(slot);
+    }
+
+    /// Keeps a worker out of the choice, or takes it back in. It serves what it has.
+    pub(crate) fn hold(&mut self, slot: u32, held: bool) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        place.held = held;
+        if held {
+            let waiting = self.take_waiting(slot);
+            self.picker.remove(slot);
+            self.redistribute(waiting);
+            self.move_lane(slot);
+            self.pump(slot);
+        } else {
+            self.touch(slot);
+            self.pump(slot);
+        }
+        self.signals.changed = true;
+    }
+
+    /// One more slot, whose first process will be named by the supervisor.
+    pub(crate) fn add_slot(&mut self, name: Arc<str>) {
+        let pool = self.slots.first().map_or(0, |place| place.id.pool);
+        let slot = Slot::new(name, pool, self.slots.len() as u32);
+        self.slots.push(slot);
+        self.picker.grow(self.slots.len());
+    }
+
+    /// Every worker finishes what it has; what waits for a free one is given up.
+    pub(crate) fn finish_all(&mut self) {
+        for slot in 0..self.slots.len() {
+            self.drain(slot as u32, true);
+        }
+    }
+
+    /// Ends a worker's process group now; nobody takes its place.
+    pub(crate) fn kill(&mut self, slot: u32) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        let worker = place.id;
+        place.finishing = true;
+        if matches!(place.state, State::Starting | State::Ready) {
+            place.state = State::Leaving;
+        }
+        self.tell(FromRouter::Finishing { worker });
+        self.tell(FromRouter::Kill { worker, reason: "was told to end at once".to_owned() });
+        self.leave(slot);
+    }
+
+    /// The last handle is gone: every worker ends.
+    pub(crate) fn close(&mut self) {
+        self.closing = true;
+        while let Some(entry) = self.queue.take_oldest() {
+            self.undelivered(0, entry, UndeliveredReason::ShuttingDown);
+        }
+        for slot in 0..self.slots.len() {
+            self.terminate(slot as u32);
+        }
+    }
+
+    /// A worker takes nothing new: what it was not sent goes to others.
+    pub(super) fn leave(&mut self, slot: u32) {
+        self.picker.remove(slot);
+        let waiting = self.take_waiting(slot);
+        self.redistribute(waiting);
+        self.move_lane(slot);
+        self.pump(slot);
+        self.mark(slot);
+        self.signals.changed = true;
+    }
+
+    pub(super) fn take_waiting(&mut self, slot: u32) -> Vec<(u32, Entry)> {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return Vec::new() };
+        place.handoff.abandon_waiting().into_iter().map(|entry| (slot, entry)).collect()
+    }
+
+    /// Entries that were never sent: no proof is needed, and no attempt counts.
+    pub(super) fn redistribute(&mut self, waiting: Vec<(u32, Entry)>) {
+        for (slot, entry) in waiting {
+            if !entry.is_connection() {
+                self.undelivered(slot, entry, UndeliveredReason::WorkerGone);
+            } else if let Err((_, entry)) = self.place(entry) {
+                self.undelivered(slot, entry, UndeliveredReason::WorkerGone);
+            }
+        }
+    }
+}

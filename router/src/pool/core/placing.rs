@@ -1,0 +1,114 @@
+//! Who can take a connection, and who gets it.
+
+use std::time::{Duration, Instant};
+
+use super::{Core, Refused};
+use crate::handoff::Entry;
+use crate::pool::pick;
+use crate::pool::slot::{Slot, State};
+
+/// A worker whose oldest offer is unanswered for this long is picked only when no other can be: it
+/// hangs or is overloaded, and the acknowledgement of a healthy one takes well under a millisecond.
+const SLUGGISH: Duration = Duration::from_millis(100);
+
+impl Core {
+    /// Posts to this very worker. What it carries may move within the pool later.
+    pub(crate) fn post(&mut self, slot: u32, entry: Entry) -> Result<(), (Refused, Entry)> {
+        let Some(place) = self.slots.get_mut(slot as usize) else {
+            return Err((Refused::Closed, entry));
+        };
+        if !place.accepts_posts() {
+            return Err((Refused::Closed, entry));
+        }
+        if place.handoff.is_full(&entry) {
+            return Err((Refused::QueueFull, entry));
+        }
+        place.handoff.push(entry);
+        self.touch(slot);
+        Ok(())
+    }
+
+    /// Gives a connection to whom the pool's balance says, or lets it wait.
+    pub(crate) fn offer(&mut self, entry: Entry) -> Result<(), (Refused, Entry)> {
+        self.place(entry)
+    }
+
+    pub(super) fn choose_by_key(&self, entry: &Entry, key: std::net::IpAddr) -> Choice {
+        let (key, length) = pick::address_key(key);
+        let key = key.get(..length).unwrap_or_default();
+        (0u32..)
+            .zip(&self.slots)
+            .filter(|(_, place)| place.may_take_later())
+            // Who refused it before is asked again where nobody else is left: attempts are counted.
+            .max_by_key(|(slot, place)| {
+                (!entry.tried.contains(slot), pick::score(key, &place.name))
+            })
+            .map_or(Choice::Nobody, |(slot, _)| {
+                if self.is_free_for_key(slot) { Choice::Now(slot) } else { Choice::ItsQueue(slot) }
+            })
+    }
+
+    pub(super) fn is_sluggish(&self, slot: u32, now: impl FnOnce() -> Instant) -> bool {
+        let oldest = self.slot(slot).and_then(|place| place.handoff.oldest_offer());
+        oldest.is_some_and(|oldest| now().saturating_duration_since(oldest) >= SLUGGISH)
+    }
+
+    pub(super) fn can_take(&self, place: &Slot) -> bool {
+        place.state == State::Ready
+            && !place.held
+            && !place.choked
+            && place.handoff.in_flight() + place.handoff.waiting() < self.settings.window
+            && place.handoff.load() < place.limits.connections.min(self.settings.max_connections)
+    }
+
+    pub(super) fn refresh(&mut self, slot: u32) {
+        self.refresh_as(slot, false);
+    }
+
+    pub(super) fn refresh_as(&mut self, slot: u32, sluggish: bool) {
+        let Some(place) = self.slot(slot) else { return };
+        if self.can_take(place) {
+            let load = place.handoff.load();
+            self.picker.set(slot, load, sluggish);
+        } else {
+            self.picker.remove(slot);
+        }
+    }
+
+    /// Offers were settled: what waits behind the window may go, and who waits for a worker.
+    pub(super) fn settled(&mut self, slot: u32) {
+        self.refresh(slot);
+        if self.slot(slot).is_some_and(|place| place.handoff.waiting() > 0) {
+            self.mark(slot);
+        }
+        self.pump(slot);
+    }
+
+    /// The slot has something to send, and its load changed.
+    pub(super) fn touch(&mut self, slot: u32) {
+        let sluggish = self.picker.is_sluggish(slot);
+        self.refresh_as(slot, sluggish);
+        self.mark(slot);
+    }
+
+    pub(super) fn mark(&mut self, slot: u32) {
+        if let Some(place) = self.slots.get_mut(slot as usize)
+            && !std::mem::replace(&mut place.marked, true)
+        {
+            self.dirty.push(slot);
+        }
+    }
+}
+
+/// What can be done with an entry.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Choice {
+    /// This worker has room.
+    Now(u32),
+    /// This worker only: its queue, whether it has room or not.
+    ItsQueue(u32),
+    /// Somebody will have room.
+    Wait,
+    /// Nobody ever.
+    Nobody,
+}

@@ -1,0 +1,195 @@
+//! Waiting, with workers that no process is behind.
+
+use super::*;
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+use tokio::sync::mpsc;
+use vestibule_protocol::{ConnectionInfo, Data};
+
+use crate::connection::Connection;
+use crate::event::WorkerEvent;
+use crate::inspect::PausedConnection;
+use crate::options::WorkerOptions;
+use crate::pool::slot::State;
+
+const TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Workers that are ready and take one offer each.
+fn core(workers: u32, balance: Balance) -> Core {
+    let options = WorkerOptions::new("none").balance(balance).handoff_window(1);
+    let settings = options.queue(8, TIMEOUT).settings();
+    let names = (1..=workers).map(|n| format!("app-{n}").into()).collect();
+    let (supervisor, _) = mpsc::unbounded_channel();
+    let mut core = Core::new(0, settings, names, supervisor);
+    for slot in 0..workers {
+        core.slots[slot as usize].state = State::Ready;
+        core.refresh(slot);
+    }
+    core
+}
+
+fn entry(id: u64, peer: Option<&str>) -> Entry {
+    let (one, _) = UnixStream::pair().unwrap();
+    let info = ConnectionInfo {
+        id,
+        peer: peer.map(|peer| format!("{peer}:1").parse().unwrap()),
+        destination: None,
+        listener: "".into(),
+        route: "".into(),
+        peer_context: None,
+        accepted: 0,
+    };
+    let connection = Connection::new(PausedConnection::new(one.into()), info);
+    Entry::new(Data::NONE, Cargo::Connection(connection))
+}
+
+fn id(entry: &Entry) -> u64 {
+    match &entry.cargo {
+        Cargo::Connection(connection) => connection.info().id,
+        Cargo::List(_) => 0,
+    }
+}
+
+/// What stands in line before each worker's port.
+fn given(core: &Core) -> Vec<Vec<u64>> {
+    core.slots.iter().map(|slot| slot.handoff.waiting_entries().map(id).collect()).collect()
+}
+
+/// The worker took what it was given, and has room again.
+fn serve(core: &mut Core, slot: u32) {
+    let taken = core.slots[slot as usize].handoff.abandon_waiting();
+    assert_eq!(taken.len(), 1);
+    core.settled(slot);
+}
+
+fn reasons(core: &mut Core) -> Vec<UndeliveredReason> {
+    std::iter::from_fn(|| core.next_event(None))
+        .filter_map(|(_, event)| match event {
+            WorkerEvent::Undelivered(undelivered) => Some(undelivered.reason),
+            _ => None,
+        })
+        .collect()
+}
+
+/// An address that the pool gives to this worker.
+fn address_of(core: &Core, slot: u32) -> String {
+    (1..255)
+        .map(|last| format!("10.0.0.{last}"))
+        .find(|address| {
+            let choice = core.choose_by_key(&entry(0, None), address.parse().unwrap());
+            matches!(choice, Choice::Now(to) | Choice::ItsQueue(to) if to == slot)
+        })
+        .unwrap()
+}
+
+#[test]
+fn who_cannot_go_to_the_free_worker_does_not_hold_up_who_can() {
+    let mut core = core(2, Balance::LeastConnections);
+    for id in [1, 2] {
+        core.place(entry(id, None)).unwrap();
+    }
+    core.place(Entry { tried: vec![0], ..entry(3, None) }).unwrap();
+    core.place(entry(4, None)).unwrap();
+    let holder_of_0 = given(&core)[0][0];
+    serve(&mut core, 0);
+    assert_eq!(given(&core)[0], [4], "{holder_of_0} was served");
+    assert_eq!(core.queued(), 1);
+    serve(&mut core, 1);
+    assert_eq!(given(&core)[1], [3]);
+    assert_eq!(core.queued(), 0);
+}
+
+#[test]
+fn who_was_refused_goes_there_again_only_when_nobody_else_can_come() {
+    let mut core = core(2, Balance::LeastConnections);
+    for id in [1, 2] {
+        core.place(entry(id, None)).unwrap();
+    }
+    core.place(Entry { tried: vec![1], ..entry(3, None) }).unwrap();
+    serve(&mut core, 1);
+    assert_eq!((given(&core)[1].len(), core.queued()), (0, 1), "the other may have room later");
+    // What 0 had was sent, so that nothing but the refused one is left to be moved.
+    core.slots[0].handoff.sent(1, Instant::now());
+    core.slots[0].state = State::Vacant { last: true };
+    core.leave(0);
+    assert_eq!((given(&core)[1].clone(), core.queued()), (vec![3], 0));
+    core.slots[1].state = State::Vacant { last: true };
+    core.leave(1);
+    assert_eq!(reasons(&mut core), [UndeliveredReason::WorkerGone]);
+}
+
+#[test]
+fn nobody_waits_for_workers_that_never_come() {
+    let mut core = core(1, Balance::LeastConnections);
+    for id in [1, 2] {
+        core.place(entry(id, None)).unwrap();
+    }
+    core.slots[0].state = State::Vacant { last: true };
+    core.leave(0);
+    assert_eq!(core.queued(), 0);
+    let reasons = reasons(&mut core);
+    assert_eq!(reasons, [UndeliveredReason::WorkerGone, UndeliveredReason::NoWorker]);
+    assert_eq!(core.offer(entry(3, None)).unwrap_err().0, Refused::NoWorker);
+}
+
+#[test]
+fn a_worker_with_room_takes_whoever_waits_longest_with_its_key_or_without_any() {
+    let mut core = core(1, Balance::HashPeerIp);
+    core.place(entry(1, Some("10.0.0.1"))).unwrap();
+    core.place(entry(2, None)).unwrap();
+    core.place(entry(3, Some("10.0.0.1"))).unwrap();
+    core.place(entry(4, None)).unwrap();
+    let mut order = Vec::new();
+    while !given(&core)[0].is_empty() {
+        order.push(given(&core)[0][0]);
+        serve(&mut core, 0);
+    }
+    assert_eq!(order, [1, 2, 3, 4]);
+}
+
+#[test]
+fn a_held_worker_gives_its_lane_away_and_nobody_waits_for_it() {
+    let mut core = core(2, Balance::HashPeerIp);
+    let address = address_of(&core, 0);
+    core.place(entry(1, Some(&address))).unwrap();
+    core.place(entry(2, Some(&address))).unwrap();
+    assert_eq!((given(&core)[0].len(), core.queued()), (1, 1));
+    core.hold(0, true);
+    assert_eq!(core.queued() + given(&core)[1].len(), 2);
+    assert_eq!(given(&core)[0].len(), 0);
+    core.hold(1, true);
+    assert_eq!(core.queued(), 0);
+    assert_eq!(core.offer(entry(3, Some(&address))).unwrap_err().0, Refused::NoWorker);
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_moves_waits_anew() {
+    let mut core = core(2, Balance::HashPeerIp);
+    let (one, two) = (address_of(&core, 0), address_of(&core, 1));
+    for (id, address) in [(1, &one), (2, &one), (3, &two)] {
+        core.place(entry(id, Some(address))).unwrap();
+    }
+    let entered = now();
+    assert_eq!(core.sweep(entered), Some(entered + TIMEOUT));
+    tokio::time::advance(TIMEOUT / 2).await;
+    core.slots[0].state = State::Leaving;
+    core.leave(0);
+    // Both that 0 had, the one in line and the one that waited, wait for 1 now.
+    assert_eq!(core.queued(), 2);
+    assert_eq!(core.sweep(entered + TIMEOUT), Some(now() + TIMEOUT));
+    tokio::time::advance(TIMEOUT).await;
+    assert_eq!(core.sweep(now()), None);
+    assert_eq!(reasons(&mut core), [UndeliveredReason::QueueTimeout; 2]);
+}
+
+#[test]
+fn when_every_worker_is_to_end_who_waits_or_comes_is_told_so() {
+    let mut core = core(1, Balance::LeastConnections);
+    core.place(entry(1, None)).unwrap();
+    core.place(entry(2, None)).unwrap();
+    core.finish_all();
+    assert_eq!(core.queued(), 0);
+    assert!(reasons(&mut core).contains(&UndeliveredReason::ShuttingDown));
+    assert_eq!(core.offer(entry(3, None)).unwrap_err().0, Refused::Closed);
+}
