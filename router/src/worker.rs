@@ -343,7 +343,8 @@ impl WorkerPool {
         &self.handle.shared
     }
 
-    /// The next event of any worker, with its index; `None` after the last one.
+    /// The next event of any worker, with its index; `None` after the last one. What comes back after
+    /// it waited for any worker has the first one's index.
     ///
     /// # Cancel safety
     /// Safe.
