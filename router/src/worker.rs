@@ -199,32 +199,38 @@ impl Worker {
     /// # Cancel safety
     /// Safe.
     pub async fn ready(&self) -> Result<(), SpawnError> {
+        self.ready_or(|_| false).await
+    }
+
+    /// As [`ready`](Self::ready); gives up, too, at an error of a process after which another is
+    /// tried.
+    async fn ready_or(&self, gives_up: fn(&WorkerError) -> bool) -> Result<(), SpawnError> {
         loop {
             let changed = self.shared().changed.notified();
             tokio::pin!(changed);
             changed.as_mut().enable();
-            match self.readiness() {
+            match self.readiness(gives_up) {
                 Some(result) => return result,
                 None => changed.await,
             }
         }
     }
 
-    fn readiness(&self) -> Option<Result<(), SpawnError>> {
+    fn readiness(&self, gives_up: fn(&WorkerError) -> bool) -> Option<Result<(), SpawnError>> {
         let core = self.shared().core();
         let slot = core.slot(self.slot)?;
-        match slot.state {
-            State::Ready => Some(Ok(())),
-            State::Vacant { last: true } => {
-                let error = core.error_of(self.slot).cloned();
-                let name = Arc::clone(&self.name);
-                Some(Err(match error {
-                    Some(error) => SpawnError::Worker { name, error },
-                    None => SpawnError::Ended(name),
-                }))
-            }
-            _ => None,
+        let State::Vacant { last } = slot.state else {
+            return (slot.state == State::Ready).then_some(Ok(()));
+        };
+        let error = core.error_of(self.slot);
+        if !last && !error.is_some_and(gives_up) {
+            return None;
         }
+        let name = Arc::clone(&self.name);
+        Some(Err(match error.cloned() {
+            Some(error) => SpawnError::Worker { name, error },
+            None => SpawnError::Ended(name),
+        }))
     }
 
     /// The next event of this worker; `None` after the last one.
@@ -271,11 +277,12 @@ impl WorkerPool {
     /// Starts workers and waits until all are ready.
     ///
     /// # Errors
-    /// One did not become ready; the others are terminated.
+    /// One did not become ready; the others are terminated. A program that cannot be started at all
+    /// is an error at once, whatever the restart policy says.
     pub async fn spawn(count: usize, options: &WorkerOptions) -> Result<Self, SpawnError> {
         let pool = Self::start(count, options)?;
         for worker in &pool.workers {
-            worker.ready().await?;
+            worker.ready_or(|error| matches!(error, WorkerError::NotStarted(_))).await?;
         }
         Ok(pool)
     }

@@ -4,7 +4,9 @@
 
 use std::time::Duration;
 
-use vestibule_router::{Exit, UndeliveredReason, Worker, WorkerEvent, WorkerOptions};
+use vestibule_router::{
+    Exit, Restart, UndeliveredReason, Worker, WorkerEvent, WorkerOptions, WorkerPool,
+};
 use vestibule_tests::world::options;
 use vestibule_tests::{Order, World, hostile, process, run, worker};
 
@@ -71,6 +73,15 @@ fn a_worker_that_drains_from_the_start_gives_back_what_waited_for_it_and_is_ende
         assert_eq!(world.undelivered(&worker).reason, UndeliveredReason::WorkerGone);
         let ended = world.event(&worker);
         assert!(matches!(ended, Some(WorkerEvent::Exit(Exit::Signal(15)))), "{ended:?}");
+    });
+}
+
+#[test]
+fn a_pool_of_a_missing_program_is_an_error_though_it_would_be_tried_again() {
+    run(|world| {
+        let options = options("/no/such/worker").restart(Restart::default());
+        let error = world.wait("it gives up", WorkerPool::spawn(2, &options)).unwrap_err();
+        assert!(error.to_string().contains("/no/such/worker does not exist"), "{error}");
     });
 }
 
