@@ -68,8 +68,29 @@ pub struct PoolSetup {
     pub name: String,
     /// How it is treated.
     pub settings: PoolSettings,
-    /// Names of its workers.
-    pub workers: Vec<String>,
+    /// Its slots, those that are not used any more included: a slot's place never changes.
+    pub slots: Vec<SlotSetup>,
+}
+
+/// One place of a pool.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SlotSetup {
+    /// Name of its workers, one after the other.
+    pub name: String,
+    /// What it is for.
+    pub mode: SlotMode,
+}
+
+/// What an administrator made of a slot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SlotMode {
+    /// Its worker takes connections.
+    #[default]
+    Wanted,
+    /// Its worker stays and takes nothing new, until it is wanted again.
+    Held,
+    /// Its worker finishes what it has, and nobody takes its place.
+    Retired,
 }
 
 /// One rule of the route table.
@@ -150,24 +171,27 @@ pub enum ToRouter {
     Drain {
         /// Which.
         worker: WorkerId,
-        /// It stays, and gets nothing, until `Undrain`; else it ends and is replaced.
+        /// It stays, and gets nothing, until `Undrain`, and so does whoever follows it in its slot;
+        /// else it ends and is replaced.
         hold: bool,
     },
     /// A held worker takes connections again.
     Undrain {
-        /// Which.
+        /// Which; whoever is in its slot.
         worker: WorkerId,
     },
-    /// A pool has one more slot.
+    /// A pool has one more slot, or one again that was retired.
     AddSlot {
         /// Which pool.
         pool: u32,
+        /// Its place: the next one, or that of a retired slot.
+        slot: u32,
         /// Name of the new worker.
         name: String,
     },
     /// A slot goes: its worker finishes, and nobody takes its place.
     RetireSlot {
-        /// Which.
+        /// Which; whoever is in its slot.
         worker: WorkerId,
     },
     /// Say [`FromRouter::Loads`].

@@ -13,13 +13,19 @@ use vestibule_router::Balance;
 use vestibule_router::config::{Origin, Overrides, Sourced};
 
 use vestibule_router::role::RoleError;
+use vestibule_router::supervisor::admin::wire::{Question, Refusal};
 use vestibule_router::supervisor::master::MasterError;
 
+use crate::ask::{AskError, Socket};
 use crate::check::Check;
 use crate::startup::StartupError;
 
 /// The command was not used as it can be (`sysexits.h`: EX_USAGE).
 const USAGE: u8 = 64;
+/// Nobody is there who could be asked (EX_UNAVAILABLE).
+const UNAVAILABLE: u8 = 69;
+/// `status` found something that is not as it should be.
+const DEGRADED: u8 = 1;
 /// Something went wrong inside: no worker came up (EX_SOFTWARE).
 const INTERNAL: u8 = 70;
 /// The system refused: an address cannot be bound (EX_OSERR).
@@ -44,6 +50,60 @@ enum Command {
     Run(Run),
     /// Read a configuration and all that it names, run its tests, and say what is wrong.
     Check(Check),
+    /// Show how a running vestibule does: exit code 0 if it is healthy, 1 if not, 69 if there is none.
+    Status {
+        #[command(flatten)]
+        socket: Socket,
+        /// As JSON, for programs.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Let workers finish what they have, and end; as SIGTERM does. Returns at once.
+    Stop {
+        #[command(flatten)]
+        socket: Socket,
+    },
+    /// Give a worker nothing new; when it is empty, another process takes its place.
+    Drain {
+        #[command(flatten)]
+        socket: Socket,
+        /// Its name, such as `app-1`.
+        worker: String,
+        /// Keep it, and give it nothing new until `ready`.
+        #[arg(long)]
+        hold: bool,
+    },
+    /// Give a worker connections again that is held.
+    Ready {
+        #[command(flatten)]
+        socket: Socket,
+        /// Its name, such as `app-1`.
+        worker: String,
+    },
+    /// Change how many workers a pool has, until the program ends.
+    Scale {
+        #[command(flatten)]
+        socket: Socket,
+        /// Its name, such as `app`.
+        pool: String,
+        /// How many, from 1 to 4096.
+        #[arg(value_name = "N")]
+        workers: u32,
+    },
+    /// Not there yet.
+    #[command(hide = true)]
+    Restart {
+        #[command(flatten)]
+        socket: Socket,
+        /// A pool's name.
+        pool: String,
+    },
+    /// Not there yet.
+    #[command(hide = true)]
+    Reload {
+        #[command(flatten)]
+        socket: Socket,
+    },
     /// The process that accepts and hands over; the supervisor starts it.
     #[command(hide = true)]
     Router,
@@ -67,6 +127,8 @@ pub(crate) struct Run {
     /// How connections are spread over workers.
     #[arg(long, env = "VESTIBULE_BALANCE", default_value = "least-connections", value_parser = balance)]
     pub(crate) balance: Balance,
+    #[command(flatten)]
+    pub(crate) socket: Socket,
     /// A configuration file: then only `--admin` and `--log` may stand beside it.
     #[arg(value_name = "CONFIG")]
     pub(crate) config: Option<PathBuf>,
@@ -129,7 +191,23 @@ pub(crate) fn main() -> ExitCode {
         return ExitCode::from(USAGE);
     }
     let result = match cli.command {
-        Command::Run(Run { config: Some(file), command, .. }) => {
+        Command::Status { socket, json } => {
+            return asked(crate::ask::status(&socket, json).map(|healthy| match healthy {
+                true => ExitCode::SUCCESS,
+                false => ExitCode::from(DEGRADED),
+            }));
+        }
+        Command::Stop { socket } => return command(&socket, &Question::Stop {}),
+        Command::Drain { socket, worker, hold } => {
+            return command(&socket, &Question::Drain { worker, hold });
+        }
+        Command::Ready { socket, worker } => return command(&socket, &Question::Ready { worker }),
+        Command::Scale { socket, pool, workers } => {
+            return command(&socket, &Question::Scale { pool, workers });
+        }
+        Command::Restart { .. } => return not_there_yet("restart"),
+        Command::Reload { .. } => return not_there_yet("reload"),
+        Command::Run(Run { config: Some(file), command, socket, .. }) => {
             if let Some(instead) = no_configuration(&file) {
                 eprintln!("vestibule: {instead}");
                 return ExitCode::from(USAGE);
@@ -138,7 +216,7 @@ pub(crate) fn main() -> ExitCode {
                 eprintln!("vestibule: {message}");
                 return ExitCode::from(USAGE);
             }
-            crate::startup::run_file(&file, &overrides(&matches, None, true))
+            crate::startup::run_file(&file, &overrides(&matches, socket.admin.as_deref(), true))
         }
         Command::Run(run) => crate::startup::run(&run),
         Command::Check(check) => {
@@ -162,7 +240,7 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(match error {
                 StartupError::Listen(vestibule_router::ListenError::Address(_)) => USAGE,
                 StartupError::Configuration(_) | StartupError::RouterUser(_) => CONFIGURATION,
-                StartupError::NotInherited { .. } => SYSTEM,
+                StartupError::NotInherited { .. } | StartupError::Admin(_) => SYSTEM,
                 StartupError::Listen(_)
                 | StartupError::Master(
                     MasterError::Runtime(_) | MasterError::Signals(_) | MasterError::Router(_),
@@ -172,6 +250,33 @@ pub(crate) fn main() -> ExitCode {
             })
         }
     }
+}
+
+fn command(socket: &Socket, question: &Question) -> ExitCode {
+    asked(crate::ask::command(socket, question).map(|()| ExitCode::SUCCESS))
+}
+
+/// What a program that asked another one ends with.
+fn asked(result: Result<ExitCode, AskError>) -> ExitCode {
+    let error = match result {
+        Ok(code) => return code,
+        Err(error) => error,
+    };
+    eprintln!("vestibule: {}", chain(&error));
+    ExitCode::from(match error {
+        AskError::Nobody(_) | AskError::Refused { reason: Refusal::Stopping, .. } => UNAVAILABLE,
+        AskError::Denied(_)
+        | AskError::System { .. }
+        | AskError::Refused { reason: Refusal::NotAllowed, .. } => SYSTEM,
+        AskError::Foreign { .. } => INTERNAL,
+        AskError::Refused { .. } => USAGE,
+    })
+}
+
+/// For words of the interface that mean nothing yet.
+fn not_there_yet(word: &str) -> ExitCode {
+    eprintln!("vestibule: `{word}` is not there yet");
+    ExitCode::from(USAGE)
 }
 
 /// What was said beside a configuration file, and by what: an option or its variable.
@@ -244,7 +349,7 @@ fn start_log(directives: &str) -> Result<(), String> {
 }
 
 /// An error and what it comes from, on one line.
-fn chain(error: &dyn std::error::Error) -> String {
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut source = error.source();
     while let Some(error) = source {

@@ -1,8 +1,10 @@
 //! The `vestibule` program: the command line, wired to the library.
 
+mod ask;
 mod check;
 mod cli;
 mod demo;
+mod report;
 mod startup;
 
 use std::process::ExitCode;

@@ -88,8 +88,13 @@ impl Router {
     ) -> Result<Self, RoleError> {
         let (tell, told) = mpsc::unbounded_channel();
         let pool = |(pool, setup): (u32, &vestibule_protocol::supervision::PoolSetup)| {
-            let names = setup.workers.iter().map(|name| name.as_str().into()).collect();
+            let names = setup.slots.iter().map(|slot| slot.name.as_str().into()).collect();
             let shared = Shared::new(pool, setup.settings.clone(), names, tell.clone());
+            shared.step(|core| {
+                for (slot, setup) in (0u32..).zip(&setup.slots) {
+                    core.begin_as(slot, setup.mode);
+                }
+            });
             Arc::new(shared.counting_in(Arc::clone(&metrics), pool))
         };
         let pools: Vec<_> = (0u32..).zip(&setup.pools).map(pool).collect();
@@ -152,18 +157,18 @@ impl Router {
                 self.step(worker, |core| core.drain(worker.slot, false));
             }
             ToRouter::Drain { worker, hold: true } => {
-                self.step(worker, |core| core.hold(worker.slot, true));
+                self.step_slot(worker, |core| core.hold(worker.slot, true));
             }
             ToRouter::Undrain { worker } => {
-                self.step(worker, |core| core.hold(worker.slot, false));
+                self.step_slot(worker, |core| core.hold(worker.slot, false));
             }
-            ToRouter::AddSlot { pool, name } => {
+            ToRouter::AddSlot { pool, slot, name } => {
                 if let Some(pool) = self.pools.get(pool as usize) {
-                    pool.step(|core| core.add_slot(name.into()));
+                    pool.step(|core| core.add_slot(slot, name.into()));
                 }
             }
             ToRouter::RetireSlot { worker } => {
-                self.step(worker, |core| core.drain(worker.slot, true));
+                self.step_slot(worker, |core| core.drain(worker.slot, true));
             }
             // Handled before, or said once.
             ToRouter::Setup(_) | ToRouter::Stop => {}
@@ -210,13 +215,20 @@ impl Router {
     }
 
     fn step(&self, worker: WorkerId, step: impl FnOnce(&mut Core)) {
+        self.step_slot(worker, |core| {
+            // A generation that is gone was meant, not its successor.
+            if core.slot(worker.slot).is_some_and(|slot| slot.id == worker) {
+                step(core);
+            }
+        });
+    }
+
+    /// For what holds for the slot, whoever is in it.
+    fn step_slot(&self, worker: WorkerId, step: impl FnOnce(&mut Core)) {
         if let Some(pool) = self.pools.get(worker.pool as usize) {
             pool.step(|core| {
-                // A generation that is gone was meant, not its successor.
-                if core.slot(worker.slot).is_some_and(|slot| slot.id == worker) {
-                    step(core);
-                    core.flush();
-                }
+                step(core);
+                core.flush();
             });
         }
     }

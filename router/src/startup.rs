@@ -10,11 +10,12 @@ use vestibule_router::config::{Config, Overrides};
 use vestibule_router::listener::{bind, local_address};
 use vestibule_router::options::Output;
 use vestibule_router::role::RoleError;
+use vestibule_router::supervisor::admin::socket::{AdminError, AdminSocket};
 use vestibule_router::supervisor::master::{MasterError, Plan, PoolPlan, run as supervise};
 use vestibule_router::supervisor::router_user;
 use vestibule_router::{ListenError, Restart, WorkerOptions};
 
-use crate::cli::{Run, Workers};
+use crate::cli::{Run, Workers, chain};
 
 /// Why the program ends with another code than 0.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +41,9 @@ pub(crate) enum StartupError {
     /// The router's user.
     #[error(transparent)]
     RouterUser(#[from] router_user::UnknownUser),
+    /// The admin socket cannot be made.
+    #[error(transparent)]
+    Admin(#[from] AdminError),
     /// The router ended.
     #[error(transparent)]
     Router(#[from] RoleError),
@@ -63,6 +67,7 @@ pub(crate) fn run(options: &Run) -> Result<(), StartupError> {
         rules: Vec::new(),
         router_identity: router_user::choose(),
         give_up_early: true,
+        admin: admin_socket(options.socket.admin.as_deref(), false)?,
         announcement,
     };
     supervise(plan)?;
@@ -81,13 +86,29 @@ pub(crate) fn run_file(path: &Path, overrides: &Overrides) -> Result<(), Startup
     if !mistakes.is_empty() {
         return Err(not_used());
     }
-    supervise(file::plan(&config)?)?;
+    let mut plan = file::plan(&config)?;
+    plan.admin = admin_socket(config.admin.socket.as_deref(), true)?;
+    supervise(plan)?;
     Ok(())
 }
 
 /// The CPUs that this process may use: its affinity and its cgroup's quota.
 fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, usize::from)
+}
+
+/// The admin socket at this path, or in the first of the usual folders. `strict`, as with a file:
+/// what cannot be made is an error; else a warning, and there is none. A folder that is not there is
+/// a warning always.
+fn admin_socket(named: Option<&Path>, strict: bool) -> Result<Option<AdminSocket>, AdminError> {
+    match AdminSocket::open(named) {
+        Ok(socket) => Ok(Some(socket)),
+        Err(error) if strict && !error.is_mere_absence() => Err(error),
+        Err(error) => {
+            tracing::warn!("{}", chain(&error));
+            Ok(None)
+        }
+    }
 }
 
 /// `vestibule router`, which only the supervisor starts.

@@ -1,6 +1,8 @@
 //! The half that starts processes and ends them. It never touches a connection: it speaks with the
 //! router's half in messages over a real port, and keeps nothing but processes and descriptors.
 
+#[cfg(feature = "cli")]
+pub mod admin;
 pub(crate) mod backoff;
 mod deadlines;
 pub(crate) mod environment;

@@ -37,6 +37,7 @@ pub(crate) fn plan(config: &Config) -> Result<Plan, StartupError> {
         announcement: announcement(&listeners),
         pools: pools.collect(),
         give_up_early: false,
+        admin: None,
         rules: config.routes.iter().map(rule).collect(),
         router_identity: match &*config.router.user {
             Some(account) => Some(router_user::resolve(&account.to_string())?),

@@ -34,6 +34,8 @@ pub(crate) enum Order {
     Draining,
     /// The worker drains, and nobody takes its place.
     Finishing,
+    /// It finishes what it has, but somebody is to take its place after all.
+    Wanted,
     /// The worker was told to end.
     End,
     /// SIGTERM now: nobody is there who could say it in a message. Nobody takes its place.
@@ -266,6 +268,7 @@ impl<'o> Life<'o> {
                 self.wanted = true;
                 self.deadlines.term_by(after(self.options.drain_timeout));
             }
+            Order::Wanted => self.wanted = false,
             Order::Term => {
                 self.wanted = true;
                 self.deadlines.term_by(Deadline::now());

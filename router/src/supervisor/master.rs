@@ -1,7 +1,9 @@
 //! The supervisor's process: one thread that owns listeners, ports and processes, and never a byte of
 //! a client.
 
-use std::collections::HashSet;
+mod administer;
+
+use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::CommandExt;
@@ -10,10 +12,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
-use vestibule_protocol::supervision::{FromRouter, PoolSetup, RuleSetup, Setup, ToRouter};
+use vestibule_protocol::supervision::{Exit, FromRouter, PoolSetup, RuleSetup, Setup, ToRouter};
 
+use self::administer::worker_name;
+use super::admin::socket::AdminSocket;
+use super::admin::{Admin, Loads, Request};
 use super::life::Order;
 use super::notify::Notifier;
 use super::process_table::ProcessTable;
@@ -43,6 +48,8 @@ pub struct Plan {
     pub router_identity: Option<(u32, u32)>,
     /// Whether to end when every worker's first start failed: somebody types a command and waits.
     pub give_up_early: bool,
+    /// Where `vestibule status` and the other commands ask, if anywhere.
+    pub admin: Option<AdminSocket>,
     /// What to tell a person once connections are accepted.
     pub announcement: String,
 }
@@ -91,6 +98,8 @@ pub fn run(plan: Plan) -> Result<(), MasterError> {
 
 struct Master {
     plan: Plan,
+    /// What each pool's workers run.
+    options: Vec<Arc<WorkerOptions>>,
     table: ProcessTable,
     router: Option<RouterProcess>,
     epoch: u16,
@@ -106,6 +115,16 @@ struct Master {
     /// Slots whose first process ended before it was ready.
     first_failed: HashSet<(u32, u32)>,
     notifier: Notifier,
+    admin: Option<Admin>,
+    started: Instant,
+    /// Routers that were started.
+    routers: u64,
+    /// How the last router ended.
+    router_exit: Option<Exit>,
+    /// The router was asked for its loads so often.
+    asked: u64,
+    /// Who waits for an answer to which of these questions.
+    waiting_for_loads: BTreeMap<u64, oneshot::Sender<Loads>>,
 }
 
 /// What wakes the supervisor.
@@ -115,6 +134,7 @@ enum Event {
     RouterDue,
     Tick,
     Signal(SignalKind),
+    Admin(Request),
 }
 
 impl Master {
@@ -122,15 +142,17 @@ impl Master {
         let (metrics, counters) =
             Metrics::new().map_err(|error| MasterError::Router(error.into()))?;
         let mut table = ProcessTable::new();
-        for (pool, setup) in (0u32..).zip(&plan.pools) {
-            let options = Arc::new(setup.options.clone());
+        let options = plan.pools.iter().map(|setup| Arc::new(setup.options.clone()));
+        let options: Vec<_> = options.collect();
+        for ((pool, setup), options) in (0u32..).zip(&plan.pools).zip(&options) {
             for slot in 0..setup.workers as u32 {
-                let name = format!("{}-{}", setup.options.pool, slot + 1);
-                table.add(pool, slot, name.into(), Arc::clone(&options));
+                let name = worker_name(&options.pool, slot);
+                table.add(pool, slot, name.into(), Arc::clone(options));
             }
         }
         Ok(Self {
             plan,
+            options,
             table,
             router: None,
             epoch: 0,
@@ -142,11 +164,18 @@ impl Master {
             stopping: false,
             first_failed: HashSet::new(),
             notifier: Notifier::from_env(),
+            admin: None,
+            started: Instant::now(),
+            routers: 0,
+            router_exit: None,
+            asked: 0,
+            waiting_for_loads: BTreeMap::new(),
         })
     }
 
     async fn run(mut self) -> Result<(), MasterError> {
         let mut signals = Signals::new().map_err(MasterError::Signals)?;
+        self.open_admin();
         let mut ticks = tokio::time::interval(PING);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let result = loop {
@@ -167,7 +196,7 @@ impl Master {
     }
 
     async fn next(&mut self, signals: &mut Signals, ticks: &mut tokio::time::Interval) -> Event {
-        let Self { table, router, restart_at, stopping, .. } = self;
+        let Self { table, router, restart_at, stopping, admin, .. } = self;
         tokio::select! {
             biased;
             kind = signals.next() => Event::Signal(kind),
@@ -177,6 +206,8 @@ impl Master {
                 Event::RouterDue
             }
             _ = ticks.tick() => Event::Tick,
+            // Last: however much is asked, everything above goes first.
+            request = next_request(admin) => Event::Admin(request),
         }
     }
 
@@ -197,6 +228,7 @@ impl Master {
             Event::RouterDue => self.start_router()?,
             Event::Tick => self.tick(),
             Event::Signal(kind) => return Ok(self.signal(kind)),
+            Event::Admin(request) => self.administer(request),
         }
         Ok(true)
     }
@@ -249,12 +281,18 @@ impl Master {
                     router.heard = Instant::now();
                 }
             }
-            FromRouter::Loads { workers, .. } => {
+            FromRouter::Loads { number: 0, workers, .. } => {
                 let open: u32 = workers.iter().map(|(_, open)| open).sum();
                 if self.stopping {
                     eprintln!(
                         "stopping: {open} connections are left; a second signal stops at once"
                     );
+                }
+            }
+            FromRouter::Loads { number, workers, queued } => {
+                if let Some(asker) = self.waiting_for_loads.remove(&number) {
+                    // It may have given up.
+                    let _ = asker.send(Loads { workers, queued });
                 }
             }
             FromRouter::Stopped => tracing::info!("nothing is accepted any more"),
@@ -284,6 +322,9 @@ impl Master {
     fn router_ended(&mut self) -> Result<(), MasterError> {
         let Some(router) = self.router.take() else { return Ok(()) };
         let exit = router.reap();
+        self.router_exit = exit;
+        // Nobody answers any more.
+        self.waiting_for_loads.clear();
         tracing::error!(exit = exit.map(tracing::field::display), "the router ended");
         if self.stopping {
             // Nobody speaks to workers any more: signals do.
@@ -304,6 +345,7 @@ impl Master {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("vestibule").arg("router");
         let router = RouterProcess::start(&mut command).map_err(MasterError::Router)?;
+        self.routers += 1;
         tracing::info!(pid = router.pid(), epoch = self.epoch, "the router is started");
         let counters = self.counters.try_clone().map_err(MasterError::Router)?;
         router.tell(ToRouter::Setup(self.setup()), Some(counters));
@@ -320,14 +362,10 @@ impl Master {
     }
 
     fn setup(&self) -> Setup {
-        let names = |pool: u32| {
-            let of_pool = self.table.records().filter(move |record| record.worker.pool == pool);
-            of_pool.map(|record| record.name.to_string()).collect()
-        };
         let pools = (0u32..).zip(&self.plan.pools).map(|(pool, plan)| PoolSetup {
             name: plan.options.pool.clone(),
             settings: plan.options.settings(),
-            workers: names(pool),
+            slots: self.table.slots(pool),
         });
         Setup {
             epoch: self.epoch,
@@ -376,6 +414,13 @@ fn announce(text: &str) {
 async fn next(router: &mut Option<RouterProcess>) -> RouterEvent {
     match router {
         Some(router) => router.next().await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn next_request(admin: &mut Option<Admin>) -> Request {
+    match admin {
+        Some(admin) => admin.next().await,
         None => std::future::pending().await,
     }
 }

@@ -25,6 +25,8 @@ use self::terminal::Terminal;
 const KEPT_LINES: usize = 10;
 /// Bytes that are kept of a line: a status shows 5 KiB of a worker at most.
 const KEPT_BYTES: usize = 512;
+/// Stands between a reason and the lines that explain it.
+const LAST_LINES: &str = "; its last lines:";
 /// What is read at once.
 const READ: usize = 8 * 1024;
 /// What is still read once a process is gone. A pipe holds 64 KiB; a descendant that left the process
@@ -52,7 +54,13 @@ impl Tail {
         if lines.is_empty() {
             return reason;
         }
-        lines.iter().fold(reason + "; its last lines:", |text, line| text + "\n    " + line)
+        lines.iter().fold(reason + LAST_LINES, |text, line| text + "\n    " + line)
+    }
+
+    /// An explained reason without its lines.
+    #[cfg(feature = "cli")]
+    pub(crate) fn without_lines(explained: &str) -> &str {
+        explained.split_once(LAST_LINES).map_or(explained, |(reason, _)| reason)
     }
 
     fn push(&self, line: &str) {

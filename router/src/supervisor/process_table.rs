@@ -7,7 +7,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
+use vestibule_protocol::supervision::{Exit, FromRouter, SlotMode, SlotSetup, ToRouter, WorkerId};
 
 use super::life::{self, Order};
 use super::output::Tail;
@@ -64,6 +64,14 @@ pub(crate) struct Record {
     pub(crate) restarts: u32,
     /// It was ready once, in any generation.
     pub(crate) was_ready: bool,
+    /// It is kept out of the choice, and so is whoever follows it.
+    pub(crate) held: bool,
+    /// Nobody takes its place.
+    pub(crate) retired: bool,
+    /// It was retired and is wanted again, though a process of it still finishes what it has: the
+    /// words of its retirement may still be under way.
+    returned: bool,
+    options: Arc<WorkerOptions>,
     orders: mpsc::UnboundedSender<(WorkerId, Order)>,
     /// The router's end of the worker's port: a router that crashes closes nothing.
     port: Option<OwnedFd>,
@@ -106,6 +114,10 @@ impl ProcessTable {
             tail: tail.clone(),
             restarts: 0,
             was_ready: false,
+            held: false,
+            retired: false,
+            returned: false,
+            options: Arc::clone(&options),
             orders,
             port: None,
         };
@@ -116,6 +128,68 @@ impl ProcessTable {
     /// What is known, by pool and slot.
     pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
+    }
+
+    /// The slots of a pool, by place, those that are retired included.
+    pub(crate) fn of_pool(&self, pool: u32) -> impl DoubleEndedIterator<Item = &Record> {
+        self.records.range((pool, 0)..=(pool, u32::MAX)).map(|(_, record)| record)
+    }
+
+    /// Lets a slot's process finish what it has; another takes its place. The router says it.
+    pub(crate) fn drain(&mut self, worker: WorkerId) {
+        if let Some(record) = self.record(worker) {
+            record.phase = Phase::Draining;
+        }
+    }
+
+    /// Keeps a slot out of the choice, or takes it back in. The router does it.
+    pub(crate) fn hold(&mut self, worker: WorkerId, held: bool) {
+        if let Some(record) = self.record(worker) {
+            record.held = held;
+        }
+    }
+
+    /// Lets a slot's process finish what it has; nobody takes its place. The router says it.
+    pub(crate) fn retire(&mut self, worker: WorkerId) {
+        let Some(record) = self.record(worker) else { return };
+        record.retired = true;
+        record.returned = false;
+        record.held = false;
+        if record.pid.is_some() {
+            record.phase = Phase::Draining;
+        }
+        let _ = record.orders.send((record.worker, Order::Finishing));
+    }
+
+    /// Wants a retired slot again: starts a process, or lets one follow that still finishes.
+    pub(crate) fn restore(&mut self, worker: WorkerId) {
+        let Some(record) = self.record(worker) else { return };
+        record.retired = false;
+        if record.phase == Phase::Ended {
+            self.start_again(worker);
+        } else {
+            record.returned = true;
+            let _ = record.orders.send((record.worker, Order::Wanted));
+        }
+    }
+
+    fn record(&mut self, worker: WorkerId) -> Option<&mut Record> {
+        self.records.get_mut(&(worker.pool, worker.slot))
+    }
+
+    /// Runs a slot anew whose task has ended.
+    fn start_again(&mut self, worker: WorkerId) {
+        let report = self.report.clone();
+        let Some(record) = self.record(worker) else { return };
+        let (orders, received) = mpsc::unbounded_channel();
+        record.worker.generation += 1;
+        record.phase = Phase::Starting;
+        record.since = Instant::now();
+        record.orders = orders;
+        record.returned = false;
+        let (worker, name) = (record.worker, Arc::clone(&record.name));
+        let (options, tail) = (Arc::clone(&record.options), record.tail.clone());
+        self.tasks.spawn(life::run(worker, name, options, tail, received, report));
     }
 
     /// The slot of a worker's name.
@@ -133,13 +207,13 @@ impl ProcessTable {
             return None;
         }
         // Not `None`: this holds a sender.
-        let (message, port) = self.reports.recv().await?;
-        let port = self.note(&message, port);
+        let (mut message, port) = self.reports.recv().await?;
+        let port = self.note(&mut message, port);
         Some((message, port))
     }
 
     /// Notes what happened; keeps a duplicate of a new worker's port.
-    fn note(&mut self, message: &ToRouter, port: Option<OwnedFd>) -> Option<OwnedFd> {
+    fn note(&mut self, message: &mut ToRouter, port: Option<OwnedFd>) -> Option<OwnedFd> {
         let worker = match message {
             ToRouter::Started { worker, .. }
             | ToRouter::NotStarted { worker, .. }
@@ -147,7 +221,6 @@ impl ProcessTable {
             _ => return port,
         };
         let Some(record) = self.records.get_mut(&(worker.pool, worker.slot)) else { return port };
-        let after = |again: bool| if again { Phase::Backoff } else { Phase::Ended };
         record.worker = worker;
         record.since = Instant::now();
         match message {
@@ -156,57 +229,102 @@ impl ProcessTable {
                 record.pid = Some(*pid);
                 record.restarts = worker.generation;
                 record.port = port.as_ref().and_then(|port| port.try_clone().ok());
+                record.returned = false;
+                if record.retired {
+                    // Its retirement met it between two processes.
+                    record.phase = Phase::Draining;
+                    let _ = record.orders.send((worker, Order::Finishing));
+                }
             }
             ToRouter::NotStarted { reason, again, .. } => {
-                record.phase = after(*again);
-                record.pid = None;
                 record.last_error = Some(reason.clone());
-                record.port = None;
+                Self::emptied(record, again);
             }
             ToRouter::Gone { exit, reason, again, .. } => {
-                record.phase = after(*again);
-                record.pid = None;
                 record.last_exit = Some(*exit);
                 record.last_error.clone_from(reason);
-                record.port = None;
+                Self::emptied(record, again);
             }
             _ => {}
+        }
+        if record.phase == Phase::Ended && record.returned {
+            self.start_again(worker);
         }
         port
     }
 
-    /// What a new router has to know: every process with its port, and every slot that is over.
+    /// There is no process in the slot. `again`: the slot's task will start another.
+    fn emptied(record: &mut Record, again: &mut bool) {
+        record.phase = if *again { Phase::Backoff } else { Phase::Ended };
+        record.pid = None;
+        record.port = None;
+        if *again && record.retired {
+            let _ = record.orders.send((record.worker, Order::Finishing));
+        }
+        // It ends because it was retired; for the router it goes on.
+        *again |= record.returned;
+    }
+
+    /// What a new router has to know of the slots that its setup names: every process with its
+    /// port, whether it is to drain, and every slot that is over.
     pub(crate) fn snapshot(&self) -> Vec<Report> {
-        let state = |record: &Record| {
+        let mut parcels = Vec::new();
+        for record in self.records.values() {
             let worker = record.worker;
             match (record.pid, &record.port) {
                 (Some(pid), Some(port)) => {
-                    Some((ToRouter::Started { worker, pid }, Some(port.try_clone().ok()?)))
+                    let Ok(port) = port.try_clone() else { continue };
+                    parcels.push((ToRouter::Started { worker, pid }, Some(port)));
+                    if record.phase == Phase::Draining && !record.retired {
+                        parcels.push((ToRouter::Drain { worker, hold: false }, None));
+                    }
                 }
-                _ if record.phase == Phase::Ended => {
+                _ if record.phase == Phase::Ended && !record.retired => {
                     let reason = record.last_error.clone().unwrap_or_default();
-                    Some((ToRouter::NotStarted { worker, reason, again: false }, None))
+                    parcels.push((ToRouter::NotStarted { worker, reason, again: false }, None));
                 }
-                _ => None,
+                _ => {}
             }
+        }
+        parcels
+    }
+
+    /// The slots of a pool as a new router has to know them.
+    pub(crate) fn slots(&self, pool: u32) -> Vec<SlotSetup> {
+        let setup = |record: &Record| SlotSetup {
+            name: record.name.to_string(),
+            mode: match record {
+                Record { retired: true, .. } => SlotMode::Retired,
+                Record { held: true, .. } => SlotMode::Held,
+                _ => SlotMode::Wanted,
+            },
         };
-        self.records.values().filter_map(state).collect()
+        self.of_pool(pool).map(setup).collect()
     }
 
     /// What the router said of a worker: noted, and told to the slot.
     pub(crate) fn obey(&mut self, message: FromRouter) {
-        let Some((worker, order)) = Order::from_router(message) else { return };
-        let Some(record) = self.records.get_mut(&(worker.pool, worker.slot)) else { return };
-        if record.worker == worker {
+        let Some((worker, mut order)) = Order::from_router(message) else { return };
+        let Some(record) = self.record(worker) else { return };
+        if order == Order::Finishing && record.returned {
+            // Said before the router heard that the slot is wanted again.
+            order = Order::Draining;
+        }
+        // Late words about a process that is gone change nothing.
+        if record.worker == worker && record.pid.is_some() {
             match order {
                 Order::Ready => {
-                    record.phase = Phase::Ready;
+                    // A draining worker that meets another router is still draining.
+                    if record.phase == Phase::Starting {
+                        record.phase = Phase::Ready;
+                        record.since = Instant::now();
+                    }
                     record.was_ready = true;
                 }
                 Order::Draining | Order::Finishing | Order::End | Order::Term => {
                     record.phase = Phase::Draining;
                 }
-                Order::PortEnded | Order::Kill(_) => {}
+                Order::Wanted | Order::PortEnded | Order::Kill(_) => {}
             }
         }
         // A slot that is over hears nothing more.
@@ -216,6 +334,7 @@ impl ProcessTable {
     /// Tells every slot, whoever is in it.
     pub(crate) fn order_all(&mut self, order: &Order) {
         for record in self.records.values_mut() {
+            record.returned = false;
             let _ = record.orders.send((record.worker, order.clone()));
         }
     }

@@ -34,6 +34,7 @@ pub(crate) struct RouterProcess {
     sender: mpsc::UnboundedSender<Parcel<ToRouter>>,
     /// It said that it accepts.
     pub(crate) accepting: bool,
+    pub(crate) started: Instant,
     /// When it last answered, or was started.
     pub(crate) heard: Instant,
     pub(crate) killed: bool,
@@ -55,6 +56,7 @@ impl RouterProcess {
             control,
             sender,
             accepting: false,
+            started: Instant::now(),
             heard: Instant::now(),
             killed: false,
             pings: 0,

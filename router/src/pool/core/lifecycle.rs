@@ -3,6 +3,8 @@
 use std::sync::Arc;
 
 use vestibule_protocol::supervision::FromRouter;
+#[cfg(feature = "cli")]
+use vestibule_protocol::supervision::SlotMode;
 
 use super::Core;
 use crate::event::{UndeliveredReason, WorkerEvent};
@@ -66,12 +68,38 @@ impl Core {
         self.signals.changed = true;
     }
 
-    /// One more slot, whose first process will be named by the supervisor.
-    pub(crate) fn add_slot(&mut self, name: Arc<str>) {
-        let pool = self.slots.first().map_or(0, |place| place.id.pool);
-        let slot = Slot::new(name, pool, self.slots.len() as u32);
-        self.slots.push(slot);
-        self.picker.grow(self.slots.len());
+    /// One more slot, whose first process will be named by the supervisor; or one that was retired
+    /// is wanted again. Any other place is none.
+    pub(crate) fn add_slot(&mut self, slot: u32, name: Arc<str>) {
+        if slot as usize == self.slots.len() {
+            let pool = self.slots.first().map_or(0, |place| place.id.pool);
+            self.slots.push(Slot::new(name, pool, slot));
+            self.picker.grow(self.slots.len());
+        } else if let Some(place) = self.slots.get_mut(slot as usize) {
+            place.finishing = false;
+            if let Some((_, _, again)) = &mut place.gone {
+                *again = true;
+            }
+            if place.is_over() {
+                place.state = State::Vacant { last: false };
+            }
+        }
+        self.signals.changed = true;
+    }
+
+    /// What earlier routers were told of a slot.
+    #[cfg(feature = "cli")]
+    pub(crate) fn begin_as(&mut self, slot: u32, mode: SlotMode) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        match mode {
+            SlotMode::Wanted => {}
+            SlotMode::Held => place.held = true,
+            SlotMode::Retired => {
+                place.finishing = true;
+                // Unless a process is named that still finishes what it has.
+                place.state = State::Vacant { last: true };
+            }
+        }
     }
 
     /// Every worker finishes what it has; what waits for a free one is given up.
