@@ -1,5 +1,5 @@
-//! Connections that wait, paused, for a free worker: bounded, each with a deadline, and watched, so
-//! that a client who gives up leaves the queue at once.
+//! Connections that wait, paused, for a free worker: bounded, each with a deadline, and watched if
+//! they wait for long, so that a client who gives up leaves the queue.
 //!
 //! [`order`] says who waits and in which order, [`watch`] whether a client is still there; here both
 //! are kept together. The pool's [`Core`](crate::pool::Core) is the only caller.
@@ -18,10 +18,14 @@ use crate::handoff::{Cargo, Entry};
 /// What one waiting connection may cost the router, in bytes, besides its descriptor.
 const _: () = assert!(Order::<Entry>::PLACE <= 512);
 
+/// How long an entry waits before its client is watched. Under load many wait for a few milliseconds,
+/// until an acknowledgement opens a window: to watch these would cost two system calls for each.
+pub(crate) const PATIENCE: Duration = Duration::from_millis(50);
+
 #[derive(Debug)]
 pub(crate) struct Queue {
     order: Order<Entry>,
-    /// `None` before the first entry ever waited: a pool that never queues needs no descriptor.
+    /// `None` before the first entry waited for long: a pool that never queues needs no descriptor.
     watch: Option<Arc<Watch>>,
 }
 
@@ -46,10 +50,7 @@ impl Queue {
     /// The queue is full; the entry comes back.
     pub(crate) fn push(&mut self, lane: Lane, entry: Entry, now: Instant) -> Result<bool, Entry> {
         let first = self.order.is_empty();
-        let token = self.order.push(lane, entry, now)?;
-        if let (Some(watch), Some(entry)) = (&self.watch, self.order.item(token)) {
-            add(watch, entry, token);
-        }
+        self.order.push(lane, entry, now)?;
         Ok(first)
     }
 
@@ -59,6 +60,7 @@ impl Queue {
     pub(crate) fn take(&mut self, token: Token) -> Option<Entry> {
         if let (Some(watch), Some(Entry { cargo: Cargo::Connection(connection), .. })) =
             (&self.watch, self.order.item(token))
+            && self.order.is_settled(token)
         {
             watch.remove(connection);
         }
@@ -94,17 +96,36 @@ impl Queue {
         }
     }
 
-    /// Whether clients that wait have nobody who watches them.
-    pub(crate) fn is_unwatched(&self) -> bool {
-        self.watch.is_none() && !self.order.is_empty()
+    /// Whether somebody waits for long and there is nothing to watch with.
+    pub(crate) fn wants_watch(&self, now: Instant) -> bool {
+        self.watch.is_none() && self.next_to_watch().is_some_and(|due| due <= now)
     }
 
-    /// From now on everybody is watched, those too who wait already.
-    pub(crate) fn watch(&mut self, watch: Arc<Watch>) {
-        for (token, entry) in self.order.iter() {
-            add(&watch, entry, token);
-        }
+    /// Whoever waits for long from now on is watched with this.
+    pub(crate) fn watch_with(&mut self, watch: Arc<Watch>) {
         self.watch = Some(watch);
+    }
+
+    /// Watches who waits for long by now, and returns when to do so again. Without anything to watch
+    /// with they wait all the same, until their deadlines.
+    pub(crate) fn watch(&mut self, now: Instant) -> Option<Instant> {
+        loop {
+            let due = self.next_to_watch()?;
+            if due > now {
+                return Some(due);
+            }
+            if let (Some(watch), Some(token)) = (&self.watch, self.order.newcomer())
+                && let Some(Entry { cargo: Cargo::Connection(connection), .. }) =
+                    self.order.item(token)
+            {
+                watch.add(connection, token);
+            }
+            self.order.settle();
+        }
+    }
+
+    fn next_to_watch(&self) -> Option<Instant> {
+        self.order.since(self.order.newcomer()?)?.checked_add(PATIENCE)
     }
 
     /// Takes out the entry that a sign is about, if its client is gone. If the client has only said
@@ -130,12 +151,6 @@ impl Drop for Queue {
     fn drop(&mut self) {
         // Each is taken out of the set before it is closed.
         while self.take_oldest().is_some() {}
-    }
-}
-
-fn add(watch: &Watch, entry: &Entry, token: Token) {
-    if let Cargo::Connection(connection) = &entry.cargo {
-        watch.add(connection, token);
     }
 }
 
@@ -190,10 +205,11 @@ mod tests {
     fn assert_forgotten(how: &str, take: impl FnOnce(&mut Queue, Instant) -> Option<Entry>) {
         let watch = Arc::new(Watch::new().unwrap());
         let mut queue = Queue::new(1, LONG);
-        queue.watch(Arc::clone(&watch));
+        queue.watch_with(Arc::clone(&watch));
         let (client, entry, copy) = connection();
         let now = Instant::now();
         queue.push(Lane::Worker(3), entry, now).unwrap();
+        assert_eq!(queue.watch(now + PATIENCE), None);
         let taken = take(&mut queue, now);
         assert!(queue.is_empty(), "{how}");
         drop(taken);
@@ -215,15 +231,20 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn who_waited_before_is_watched_too_and_leaves_once() {
+    async fn who_waits_for_long_is_watched_from_then_on_and_leaves_once() {
         let mut queue = Queue::new(2, LONG);
         let (client, entry, copy) = connection();
-        queue.push(Lane::Worker(3), entry, Instant::now()).unwrap();
-        assert!(queue.is_unwatched());
+        let now = Instant::now();
+        queue.push(Lane::Worker(3), entry, now).unwrap();
+        assert!(!queue.wants_watch(now));
+        assert!(queue.wants_watch(now + PATIENCE));
         let watch = Arc::new(Watch::new().unwrap());
-        queue.watch(Arc::clone(&watch));
-        assert!(!queue.is_unwatched());
+        queue.watch_with(Arc::clone(&watch));
+        assert!(!queue.wants_watch(now + PATIENCE));
         leave(client, &copy);
+        assert_eq!(queue.watch(now), Some(now + PATIENCE));
+        assert!(signs(&watch).is_empty());
+        assert_eq!(queue.watch(now + PATIENCE), None);
         let [sign] = signs(&watch).try_into().unwrap();
         let (lane, gone) = queue.take_gone(sign).unwrap();
         assert_eq!((lane, gone.is_connection()), (Lane::Worker(3), true));
@@ -235,14 +256,16 @@ mod tests {
     async fn a_sign_is_not_taken_for_who_has_its_place_now() {
         let mut queue = Queue::new(1, LONG);
         let watch = Arc::new(Watch::new().unwrap());
-        queue.watch(Arc::clone(&watch));
+        queue.watch_with(Arc::clone(&watch));
         let (client, entry, copy) = connection();
-        queue.push(Lane::Pool, entry, Instant::now()).unwrap();
+        let now = Instant::now();
+        queue.push(Lane::Pool, entry, now).unwrap();
+        queue.watch(now + PATIENCE);
         leave(client, &copy);
         let [sign] = signs(&watch).try_into().unwrap();
         let old = queue.take_oldest();
         let (_stays, entry, _copy) = connection();
-        queue.push(Lane::Pool, entry, Instant::now()).unwrap();
+        queue.push(Lane::Pool, entry, now).unwrap();
         assert!(queue.take_gone(sign).is_none());
         assert_eq!(queue.len(), 1);
         drop(old);

@@ -261,10 +261,15 @@ async fn accept(
                     tracing::error!(%error, "a listener is unusable");
                     return;
                 }
+                let full = burst.len() == BURST;
                 dispatch.hand_over(index, &mut burst);
+                if !full {
+                    continue;
+                }
             }
         }
-        // Acknowledgements are read before the next burst: they free descriptors and windows.
+        // Acknowledgements are read before the next burst: they free descriptors and windows. After
+        // a burst that took all there was, that is so without a look at the reactor in between.
         tokio::task::yield_now().await;
     }
     while listener.take_present(&mut burst) {

@@ -205,19 +205,19 @@ async fn give_up_later(shared: Arc<Shared>, worker: WorkerId) {
 async fn keep_queue(shared: Arc<Shared>) {
     let mut watch: Option<Arc<Watch>> = None;
     loop {
-        let (next, unwatched) = shared
-            .step(|core| (core.sweep(tokio::time::Instant::now().into_std()), core.is_unwatched()));
-        if unwatched {
+        let now = tokio::time::Instant::now().into_std();
+        if shared.step(|core| core.wants_watch(now)) {
             match Watch::new() {
                 Ok(new) => {
                     let new = Arc::new(new);
-                    shared.step(|core| core.watch(Arc::clone(&new)));
+                    shared.step(|core| core.watch_with(Arc::clone(&new)));
                     watch = Some(new);
                 }
-                // Tried again at the next that waits; until then deadlines end the waiting.
+                // Tried again for the next that waits for long; deadlines end the waiting of these.
                 Err(error) => tracing::warn!(%error, "clients that wait are not watched"),
             }
         }
+        let next = shared.step(|core| core.sweep(now).into_iter().chain(core.watch(now)).min());
         tokio::select! {
             () = shared.queued.notified() => {}
             () = sleep_until(next.unwrap_or_else(Instant::now).into()), if next.is_some() => {}

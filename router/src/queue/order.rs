@@ -73,6 +73,8 @@ struct Place<T> {
     number: u32,
     lane: Lane,
     since: Instant,
+    /// It was a newcomer, and is none any more.
+    settled: bool,
     in_lane: Links,
     in_all: Links,
 }
@@ -100,6 +102,8 @@ pub(crate) struct Order<T> {
     /// By [`Lane::index`]; grows with the slots that have a key's entry.
     lanes: Vec<Ends>,
     all: Ends,
+    /// The first in `all` that is a newcomer: those after it are too.
+    newcomer: u32,
     number: u32,
     max: usize,
     timeout: Duration,
@@ -115,6 +119,7 @@ impl<T> Order<T> {
             places: Slab::new(),
             lanes: Vec::new(),
             all: Ends::EMPTY,
+            newcomer: NONE,
             number: 0,
             max: max.min(NONE as usize),
             timeout,
@@ -145,11 +150,15 @@ impl<T> Order<T> {
         self.number = self.number.wrapping_add(1);
         let number = self.number;
         let apart = Links { before: NONE, after: NONE };
-        let new = Place { item, number, lane, since: now, in_lane: apart, in_all: apart };
+        let settled = false;
+        let new = Place { item, number, lane, since: now, settled, in_lane: apart, in_all: apart };
         // Below `max`, which is at most NONE.
         let place = self.places.insert(new) as u32;
         self.append(List::Lane, lane, place);
         self.append(List::All, lane, place);
+        if self.newcomer == NONE {
+            self.newcomer = place;
+        }
         Ok(Token { place, number })
     }
 
@@ -169,6 +178,7 @@ impl<T> Order<T> {
     }
 
     /// Everybody, the oldest first.
+    #[cfg(test)]
     pub(crate) fn iter(&self) -> impl Iterator<Item = (Token, &T)> {
         std::iter::successors(self.oldest(), |token| self.token(self.get(*token)?.in_all.after))
             .filter_map(|token| Some((token, &self.get(token)?.item)))
@@ -197,9 +207,30 @@ impl<T> Order<T> {
         self.get(token).map(|place| place.since)
     }
 
+    /// The newcomer that waits longest. An entry is one until [`settle`](Self::settle).
+    pub(crate) fn newcomer(&self) -> Option<Token> {
+        self.token(self.newcomer)
+    }
+
+    /// The newcomer that waits longest is none any more.
+    pub(crate) fn settle(&mut self) {
+        if let Some(place) = self.places.get_mut(self.newcomer as usize) {
+            place.settled = true;
+            self.newcomer = place.in_all.after;
+        }
+    }
+
+    /// Whether an entry waits that is no newcomer any more.
+    pub(crate) fn is_settled(&self, token: Token) -> bool {
+        self.get(token).is_some_and(|place| place.settled)
+    }
+
     /// Takes an entry out, wherever it stands.
     pub(crate) fn take(&mut self, token: Token) -> Option<T> {
-        let lane = self.get(token)?.lane;
+        let Place { lane, in_all, .. } = *self.get(token)?;
+        if self.newcomer == token.place {
+            self.newcomer = in_all.after;
+        }
         self.unlink(List::Lane, lane, token.place);
         self.unlink(List::All, lane, token.place);
         self.places.try_remove(token.place as usize).map(|place| place.item)
@@ -293,6 +324,8 @@ mod tests {
         Gone(usize),
         /// This much later.
         Expire(u64),
+        /// The oldest newcomer is none any more.
+        Settle,
         /// A worker leaves: its lane moves to another's.
         Move(u32, u32),
     }
@@ -307,6 +340,7 @@ mod tests {
             2 => (0..4u32).prop_map(Step::PopFront),
             2 => any::<prop::sample::Index>().prop_map(|index| Step::Gone(index.index(64))),
             2 => (0..2 * TIMEOUT).prop_map(Step::Expire),
+            2 => Just(Step::Settle),
             1 => (0..4u32, 0..4u32).prop_map(|(from, to)| Step::Move(from, to)),
         ]
     }
@@ -315,6 +349,8 @@ mod tests {
     #[derive(Default)]
     struct Naive {
         waiting: Vec<(usize, u32, u64)>,
+        /// How many of them, the first, are no newcomers.
+        settled: usize,
         now: u64,
     }
 
@@ -329,6 +365,7 @@ mod tests {
 
         fn take(&mut self, wanted: impl Fn(&(usize, u32, u64)) -> bool) -> Option<usize> {
             let at = self.waiting.iter().position(wanted)?;
+            self.settled -= usize::from(at < self.settled);
             Some(self.waiting.remove(at).0)
         }
     }
@@ -372,6 +409,10 @@ mod tests {
                         }
                         prop_assert!(!naive.waiting.iter().any(|w| due.is_some_and(|due| w.2 <= due)));
                     }
+                    Step::Settle => {
+                        order.settle();
+                        naive.settled = naive.waiting.len().min(naive.settled + 1);
+                    }
                     Step::Move(from, to) => {
                         while let Some(token) = order.first(lane(from)) {
                             let moved = order.take(token).unwrap();
@@ -388,6 +429,12 @@ mod tests {
                 let all: Vec<usize> = order.iter().map(|(_, item)| *item).collect();
                 let plain: Vec<usize> = naive.waiting.iter().map(|(n, ..)| *n).collect();
                 prop_assert_eq!(all, plain);
+                let newcomer = order.newcomer().and_then(|token| order.item(token)).copied();
+                prop_assert_eq!(newcomer, naive.waiting.get(naive.settled).map(|w| w.0));
+                let settled = std::iter::successors(order.oldest(), |token| {
+                    order.token(order.get(*token)?.in_all.after)
+                });
+                prop_assert_eq!(settled.filter(|token| order.is_settled(*token)).count(), naive.settled);
                 for number in 0..4 {
                     let mut lane_order = Vec::new();
                     let mut at = order.first(lane(number));

@@ -151,14 +151,19 @@ impl Core {
         self.queue.order().next_deadline()
     }
 
-    /// Whether somebody waits whose client nobody watches yet.
-    pub(crate) fn is_unwatched(&self) -> bool {
-        self.queue.is_unwatched()
+    /// Whether somebody waits for long and there is nothing to watch clients with.
+    pub(crate) fn wants_watch(&self, now: Instant) -> bool {
+        self.queue.wants_watch(now)
     }
 
-    /// From now on everybody who waits is watched.
-    pub(crate) fn watch(&mut self, watch: Arc<Watch>) {
-        self.queue.watch(watch);
+    /// Whoever waits for long from now on is watched with this.
+    pub(crate) fn watch_with(&mut self, watch: Arc<Watch>) {
+        self.queue.watch_with(watch);
+    }
+
+    /// Watches the clients of those who wait for long; returns when to do so again.
+    pub(crate) fn watch(&mut self, now: Instant) -> Option<Instant> {
+        self.queue.watch(now)
     }
 
     /// Something happened to a client that waits: if it is gone, so is its place in the queue.
