@@ -48,6 +48,7 @@ pub(crate) enum ControlError {
     Receive(#[from] ReceiveError),
     #[error("packet of kind {0:#04x} does not belong here")]
     Kind(u8),
+    #[cfg(feature = "cli")]
     #[error("the descriptor of a message did not arrive")]
     MissingDescriptor,
 }
