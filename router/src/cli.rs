@@ -218,7 +218,7 @@ pub(crate) fn main() -> ExitCode {
             }
             crate::startup::run_file(&file, &overrides(&matches, socket.admin.as_deref(), true))
         }
-        Command::Run(run) => crate::startup::run(&run),
+        Command::Run(run) => crate::startup::run(&run, &cli.log),
         Command::Check(check) => {
             let overrides = overrides(&matches, check.admin.as_deref(), check.here);
             if let Some(instead) = no_configuration(&check.config) {
@@ -239,7 +239,9 @@ pub(crate) fn main() -> ExitCode {
             eprintln!("vestibule: {}", chain(&error));
             ExitCode::from(match error {
                 StartupError::Listen(vestibule_router::ListenError::Address(_)) => USAGE,
-                StartupError::Configuration(_) | StartupError::RouterUser(_) => CONFIGURATION,
+                StartupError::Configuration(_)
+                | StartupError::RouterUser(_)
+                | StartupError::Master(MasterError::SharedUser(_)) => CONFIGURATION,
                 StartupError::NotInherited { .. } | StartupError::Admin(_) => SYSTEM,
                 StartupError::Listen(_)
                 | StartupError::Master(

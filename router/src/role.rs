@@ -272,11 +272,15 @@ async fn accept(
         // a burst that took all there was, that is so without a look at the reactor in between.
         tokio::task::yield_now().await;
     }
-    while listener.take_present(&mut burst) {
+    loop {
+        let more = listener.take_present(&mut burst);
+        // Closed right after a look that found nobody: who comes in between is reset.
+        if burst.is_empty() && !more {
+            return;
+        }
         dispatch.hand_over(index, &mut burst);
         tokio::task::yield_now().await;
     }
-    dispatch.hand_over(index, &mut burst);
 }
 
 /// Takes a listening socket that was inherited under this number; `None` if it is none.

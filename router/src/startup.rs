@@ -52,8 +52,8 @@ pub(crate) enum StartupError {
     Demo(#[source] Box<dyn std::error::Error + Send + Sync>),
 }
 
-/// Listens, starts a router and workers, and stays until a signal.
-pub(crate) fn run(options: &Run) -> Result<(), StartupError> {
+/// Listens, starts a router and workers, and stays until a signal. `log`: what the router logs.
+pub(crate) fn run(options: &Run, log: &str) -> Result<(), StartupError> {
     let socket = bind(&options.listen)?;
     let count = match options.workers {
         Workers::Number(number) => number.get(),
@@ -61,12 +61,14 @@ pub(crate) fn run(options: &Run) -> Result<(), StartupError> {
     };
     let port = local_address(&socket).map_or(0, |address| address.port());
     let announcement = announcement(&options.listen, &socket, count);
+    let pools = vec![PoolPlan { workers: count, options: worker_options(options, port) }];
     let plan = Plan {
         listeners: vec![("web".to_owned(), socket)],
-        pools: vec![PoolPlan { workers: count, options: worker_options(options, port) }],
         rules: Vec::new(),
-        router_identity: router_user::choose(),
-        give_up_early: true,
+        router_identity: router_user::choose(&pools),
+        pools,
+        from_file: false,
+        log: log.to_owned(),
         admin: admin_socket(options.socket.admin.as_deref(), false)?,
         announcement,
     };

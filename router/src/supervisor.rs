@@ -12,6 +12,8 @@ pub(crate) mod life;
 pub mod master;
 #[cfg(feature = "cli")]
 mod notify;
+#[cfg(feature = "cli")]
+mod orphans;
 pub(crate) mod output;
 pub(crate) mod process_table;
 pub(crate) mod program;

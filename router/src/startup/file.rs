@@ -33,16 +33,18 @@ pub(crate) fn plan(config: &Config) -> Result<Plan, StartupError> {
         },
         options: options(config, pool, port),
     });
+    let pools: Vec<PoolPlan> = pools.collect();
     Ok(Plan {
         announcement: announcement(&listeners),
-        pools: pools.collect(),
-        give_up_early: false,
+        from_file: true,
+        log: config.log.value.clone(),
         admin: None,
         rules: config.routes.iter().map(rule).collect(),
         router_identity: match &*config.router.user {
             Some(account) => Some(router_user::resolve(&account.to_string())?),
-            None => router_user::choose(),
+            None => router_user::choose(&pools),
         },
+        pools,
         listeners,
     })
 }

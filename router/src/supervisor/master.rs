@@ -21,8 +21,10 @@ use super::admin::socket::AdminSocket;
 use super::admin::{Admin, Loads, Request};
 use super::life::Order;
 use super::notify::Notifier;
+use super::orphans::Orphans;
 use super::process_table::ProcessTable;
 use super::router_process::{RouterEvent, RouterProcess};
+use super::router_user::{self, SharedUser};
 use crate::metrics::Metrics;
 use crate::options::WorkerOptions;
 
@@ -46,8 +48,11 @@ pub struct Plan {
     pub rules: Vec<RuleSetup>,
     /// User and group of the router; `None`: it stays who this process is.
     pub router_identity: Option<(u32, u32)>,
-    /// Whether to end when every worker's first start failed: somebody types a command and waits.
-    pub give_up_early: bool,
+    /// Whether it comes from a file. Without one somebody types a command and waits: it ends when
+    /// every worker's first start failed, and with the terminal (SIGHUP).
+    pub from_file: bool,
+    /// What the router logs: the supervisor's filter.
+    pub log: String,
     /// Where `vestibule status` and the other commands ask, if anywhere.
     pub admin: Option<AdminSocket>,
     /// What to tell a person once connections are accepted.
@@ -78,6 +83,9 @@ pub enum MasterError {
     /// Routers end before they accept.
     #[error("{ROUTER_ATTEMPTS} routers in a row ended before they accepted a connection")]
     RouterFails,
+    /// The router would be the user of a pool's workers.
+    #[error(transparent)]
+    SharedUser(#[from] SharedUser),
     /// Every worker's first start failed.
     #[error("no worker came up; {0}")]
     NoWorker(String),
@@ -88,12 +96,19 @@ pub enum MasterError {
 /// # Errors
 /// See [`MasterError`].
 pub fn run(plan: Plan) -> Result<(), MasterError> {
+    router_user::check(plan.router_identity, &plan.pools)?;
     // One thread: it alone forks, and a fork copies no other thread's locks.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(MasterError::Runtime)?;
-    runtime.block_on(async { Master::new(plan)?.run().await })
+    runtime.block_on(async {
+        let orphans = Orphans::adopt().map_err(MasterError::Signals)?;
+        let orphans = tokio::spawn(orphans.run());
+        let result = Master::new(plan)?.run().await;
+        orphans.abort();
+        result
+    })
 }
 
 struct Master {
@@ -196,9 +211,10 @@ impl Master {
     }
 
     async fn next(&mut self, signals: &mut Signals, ticks: &mut tokio::time::Interval) -> Event {
-        let Self { table, router, restart_at, stopping, admin, .. } = self;
+        let Self { table, router, restart_at, stopping, admin, notifier, .. } = self;
         tokio::select! {
             biased;
+            never = notifier.keep_alive() => match never {},
             kind = signals.next() => Event::Signal(kind),
             report = table.next_report() => Event::Report(report),
             event = next(router) => Event::Router(event),
@@ -251,7 +267,7 @@ impl Master {
             self.first_failed.insert((worker.pool, worker.slot));
             let slots = self.table.records().count();
             let none_ever = self.table.records().all(|record| !record.was_ready);
-            if self.plan.give_up_early
+            if !self.plan.from_file
                 && !self.stopping
                 && none_ever
                 && self.first_failed.len() >= slots
@@ -284,9 +300,7 @@ impl Master {
             FromRouter::Loads { number: 0, workers, .. } => {
                 let open: u32 = workers.iter().map(|(_, open)| open).sum();
                 if self.stopping {
-                    eprintln!(
-                        "stopping: {open} connections are left; a second signal stops at once"
-                    );
+                    tell_what_is_left(open);
                 }
             }
             FromRouter::Loads { number, workers, queued } => {
@@ -301,7 +315,6 @@ impl Master {
     }
 
     fn tick(&mut self) {
-        self.notifier.alive();
         let Some(router) = &mut self.router else { return };
         if router.heard.elapsed() > ROUTER_PATIENCE {
             self.kill_router("it does not answer");
@@ -335,7 +348,9 @@ impl Master {
         if self.failures >= ROUTER_ATTEMPTS {
             return Err(MasterError::RouterFails);
         }
-        self.restart_at = Instant::now() + ROUTER_DELAY * self.failures;
+        let delay = ROUTER_DELAY * self.failures;
+        tracing::info!(failures = self.failures, ?delay, "the router is started again");
+        self.restart_at = Instant::now() + delay;
         Ok(())
     }
 
@@ -343,7 +358,11 @@ impl Master {
         // 0 would be an epoch that no router ever had.
         self.epoch = self.epoch.checked_add(1).unwrap_or(1);
         let mut command = Command::new("/proc/self/exe");
-        command.arg0("vestibule").arg("router");
+        command.arg0("vestibule").arg("router").env("VESTIBULE_LOG", &self.plan.log);
+        // Said to this process alone.
+        for name in ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"] {
+            command.env_remove(name);
+        }
         let router = RouterProcess::start(&mut command).map_err(MasterError::Router)?;
         self.routers += 1;
         tracing::info!(pid = router.pid(), epoch = self.epoch, "the router is started");
@@ -380,7 +399,11 @@ impl Master {
     /// Returns whether to go on.
     fn signal(&mut self, kind: SignalKind) -> bool {
         if kind == SignalKind::user_defined2() {
-            tracing::warn!("an upgrade in place is not there: restart the service instead");
+            tracing::warn!("an upgrade in place is not there yet: restart the service instead");
+            return true;
+        }
+        if kind == SignalKind::hangup() && self.plan.from_file {
+            tracing::warn!("reload is not there yet: restart the service instead");
             return true;
         }
         if self.stopping {
@@ -393,6 +416,11 @@ impl Master {
     fn stop(&mut self) {
         self.stopping = true;
         self.notifier.stopping();
+        // No other router will need them: the last one's are the last, and it accepts what waits
+        // before it closes them.
+        let names = std::mem::take(&mut self.plan.listeners);
+        tracing::info!(listeners = names.len(), "stopping");
+        drop(names);
         match &self.router {
             Some(router) => {
                 // First the slots: a worker that is done at once must not be started again.
@@ -403,6 +431,17 @@ impl Master {
             None => self.table.order_all(&Order::Term),
         }
     }
+}
+
+/// For a person, whatever is logged.
+fn tell_what_is_left(open: u32) {
+    use std::io::Write;
+    let connections = if open == 1 { "connection is" } else { "connections are" };
+    // A closed standard error is no reason not to stop.
+    let _ = writeln!(
+        io::stderr(),
+        "stopping: {open} {connections} left; a second signal stops at once"
+    );
 }
 
 fn announce(text: &str) {

@@ -1,18 +1,30 @@
 //! Telling systemd (sd_notify(3)): ready, stopping, alive.
 
+use std::convert::Infallible;
+use std::ffi::OsStr;
+use std::io;
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr, UnixDatagram};
+use std::time::Duration;
+
+use tokio::time::{Interval, MissedTickBehavior};
+
+/// How long the manager may keep what it is told waiting. It has a queue, so this is only for one
+/// that hangs, whose own watchdog will end it: nobody else is to hang with it.
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Whom to tell, if anybody.
 #[derive(Debug)]
 pub(crate) struct Notifier {
     socket: Option<UnixDatagram>,
-    watchdog: bool,
+    watchdog: Option<Interval>,
+    stopping: bool,
 }
 
 impl Notifier {
-    /// From `NOTIFY_SOCKET` and `WATCHDOG_USEC`.
+    /// From `NOTIFY_SOCKET`, and `WATCHDOG_USEC` with `WATCHDOG_PID` (`sd_watchdog_enabled(3)`). To
+    /// be called within a runtime.
     pub(crate) fn from_env() -> Self {
         let socket = std::env::var_os("NOTIFY_SOCKET").and_then(|path| {
             let connected = connect(path.as_bytes());
@@ -21,39 +33,71 @@ impl Notifier {
             }
             connected.ok()
         });
-        Self { socket, watchdog: std::env::var_os("WATCHDOG_USEC").is_some() }
+        let variable = |name| std::env::var(name).ok();
+        let bound = watchdog(variable("WATCHDOG_USEC"), variable("WATCHDOG_PID"));
+        Self::new(socket, bound)
     }
 
+    fn new(socket: Option<UnixDatagram>, watchdog: Option<Duration>) -> Self {
+        let watchdog = watchdog.filter(|_| socket.is_some()).map(|bound| {
+            // A clock of milliseconds has no shorter period.
+            let mut interval = tokio::time::interval((bound / 2).max(Duration::from_millis(1)));
+            interval.set_missed_tick_behavior(MissedTickBehavior::Delay);
+            interval
+        });
+        Self { socket, watchdog, stopping: false }
+    }
+
+    /// Connections are accepted.
     pub(crate) fn ready(&self) {
         self.say("READY=1");
     }
 
-    pub(crate) fn stopping(&self) {
-        self.say("STOPPING=1");
+    /// What is there is finished. Said once.
+    pub(crate) fn stopping(&mut self) {
+        if !std::mem::replace(&mut self.stopping, true) {
+            self.say("STOPPING=1");
+        }
     }
 
-    /// To be called every second, which is often enough for any watchdog of two seconds and more.
-    pub(crate) fn alive(&self) {
-        if self.watchdog {
+    /// Says in time that this process lives, for as long as it is asked to: to be polled by the loop
+    /// whose life is meant. Without a watchdog nothing happens.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn keep_alive(&mut self) -> Infallible {
+        loop {
+            match &mut self.watchdog {
+                Some(watchdog) => watchdog.tick().await,
+                None => std::future::pending().await,
+            };
             self.say("WATCHDOG=1");
         }
     }
 
     fn say(&self, text: &str) {
-        if let Some(socket) = &self.socket {
-            // A manager that is not there any more needs no telling.
-            let _ = socket.send(text.as_bytes());
+        if let Some(socket) = &self.socket
+            && let Err(error) = socket.send(text.as_bytes())
+        {
+            tracing::warn!(text, %error, "the service manager was not told");
         }
     }
 }
 
+/// How long this process may be silent; `None` if nobody listens, or to another process.
+fn watchdog(microseconds: Option<String>, process: Option<String>) -> Option<Duration> {
+    let meant = process.is_none_or(|pid| pid.parse() == Ok(std::process::id()));
+    let bound: u64 = microseconds.filter(|_| meant)?.parse().ok()?;
+    (bound > 0).then(|| Duration::from_micros(bound))
+}
+
 /// A path, or a name in the abstract namespace behind `@`.
-fn connect(path: &[u8]) -> std::io::Result<UnixDatagram> {
+fn connect(path: &[u8]) -> io::Result<UnixDatagram> {
     let socket = UnixDatagram::unbound()?;
-    socket.set_nonblocking(true)?;
+    socket.set_write_timeout(Some(PATIENCE))?;
     let address = match path.strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
-        None => SocketAddr::from_pathname(std::path::Path::new(std::ffi::OsStr::from_bytes(path)))?,
+        None => SocketAddr::from_pathname(std::path::Path::new(OsStr::from_bytes(path)))?,
     };
     socket.connect_addr(&address)?;
     Ok(socket)
@@ -64,20 +108,43 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_said_arrives_as_the_protocol_writes_it() {
-        let path = std::env::temp_dir().join(format!("vestibule-notify-{}", std::process::id()));
-        let manager = UnixDatagram::bind(&path).unwrap();
-        let notifier =
-            Notifier { socket: connect(path.as_os_str().as_bytes()).ok(), watchdog: true };
+    fn a_watchdog_is_meant_for_one_process_and_has_a_time() {
+        let own = std::process::id().to_string();
+        let of = |time: &str, process: Option<&str>| {
+            watchdog(Some(time.to_owned()), process.map(str::to_owned))
+        };
+        assert_eq!(of("3000000", Some(&own)), Some(Duration::from_secs(3)));
+        assert_eq!(of("3000000", None), Some(Duration::from_secs(3)));
+        assert_eq!(of("3000000", Some("1")), None);
+        assert_eq!(of("3000000", Some("")), None);
+        assert_eq!(of("0", None), None);
+        assert_eq!(of("soon", None), None);
+        assert_eq!(watchdog(None, Some(own)), None);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_end_is_said_once_and_life_at_half_the_watchdogs_time() {
+        let (ours, manager) = UnixDatagram::pair().unwrap();
+        manager.set_nonblocking(true).unwrap();
+        let heard = || {
+            let mut buffer = [0; 64];
+            let length = manager.recv(&mut buffer).ok()?;
+            Some(String::from_utf8_lossy(&buffer[..length]).into_owned())
+        };
+        let mut notifier = Notifier::new(Some(ours), Some(Duration::from_secs(3)));
         notifier.ready();
-        notifier.alive();
-        notifier.stopping();
-        let mut buffer = [0; 64];
-        for expected in ["READY=1", "WATCHDOG=1", "STOPPING=1"] {
-            let length = manager.recv(&mut buffer).unwrap();
-            assert_eq!(&buffer[..length], expected.as_bytes());
+        assert_eq!(heard().as_deref(), Some("READY=1"));
+        // At once, and then every one and a half seconds, of which four fit.
+        let seven = tokio::time::timeout(Duration::from_secs(7), notifier.keep_alive());
+        assert!(seven.await.is_err());
+        for _ in 0..5 {
+            assert_eq!(heard().as_deref(), Some("WATCHDOG=1"));
         }
-        std::fs::remove_file(path).unwrap();
+        assert_eq!(heard(), None);
+        notifier.stopping();
+        notifier.stopping();
+        assert_eq!(heard().as_deref(), Some("STOPPING=1"));
+        assert_eq!(heard(), None);
     }
 
     #[test]

@@ -2,6 +2,8 @@
 //! code of this crate is below this folder.
 #![allow(unsafe_code, reason = "each call is wrapped once, with its invariant")]
 
+#[cfg(feature = "cli")]
+pub(crate) mod children;
 #[cfg(test)]
 pub(crate) mod filter;
 #[cfg(feature = "cli")]

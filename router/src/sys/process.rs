@@ -44,6 +44,8 @@ pub(crate) fn spawn_as(
     unsafe { command.pre_exec(prepare) };
     let mut child = command.spawn()?;
     let pid = Pid::from_child(&child);
+    #[cfg(feature = "cli")]
+    super::children::started(pid);
     // Not yet reaped, so the number still means this process.
     let pidfd = match rustix::process::pidfd_open(pid, PidfdFlags::empty()) {
         Ok(pidfd) => pidfd,
@@ -51,6 +53,8 @@ pub(crate) fn spawn_as(
             // Nobody could watch it: it must not live on unknown.
             let _ = rustix::process::kill_process_group(pid, Signal::KILL);
             let _ = child.wait();
+            #[cfg(feature = "cli")]
+            super::children::reaped(pid);
             return Err(error.into());
         }
     };
@@ -99,6 +103,10 @@ pub(crate) fn reap(process: &Started) -> Result<Option<Exit>, Errno> {
     use std::os::fd::AsFd;
     let which = WaitId::PidFd(process.pidfd.as_fd());
     let status = rustix::process::waitid(which, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+    #[cfg(feature = "cli")]
+    if status.is_some() {
+        super::children::reaped(process.pid);
+    }
     Ok(status.map(|status| match status.exit_status() {
         Some(code) => Exit::Code(code),
         None => Exit::Signal(status.terminating_signal().unwrap_or_default()),
