@@ -191,6 +191,24 @@ fn point_19_refusals_are_followed_to_max_attempts_workers_and_no_further() {
 }
 
 #[test]
+fn point_19_under_affinity_refusals_are_followed_in_rendezvous_order_to_each_worker_once() {
+    run(|world| {
+        let ledger = Ledger::new();
+        let options = hostile!("refuses-full").balance(Balance::HashPeerIp);
+        let pool = world.pool(4, &options.env(ledger::VARIABLE, ledger.path()));
+        let mut listener = world.listener();
+        let address = Ipv4Addr::new(127, 0, 0, 7);
+        let (_client, connection) = connect_from(world, &mut listener, address);
+        pool.post_message(&1u64, [connection]).unwrap();
+        let (_, event) = world.wait("it comes back", pool.recv()).unwrap();
+        assert_eq!(undelivered(Some(event)).reason, UndeliveredReason::MaxAttempts);
+        let tried: Vec<String> =
+            ledger.of("refused").into_iter().map(|entry| entry.worker).collect();
+        assert_eq!(tried, rendezvous_order(address, 4)[..3]);
+    });
+}
+
+#[test]
 fn point_19_deaths_are_followed_to_max_attempts_workers_and_no_further() {
     run(|world| {
         let ledger = Ledger::new();

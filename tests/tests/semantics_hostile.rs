@@ -230,18 +230,26 @@ fn point_23_a_worker_that_makes_the_last_close_wait_holds_up_nobody() {
     run(|world| {
         let pool = world.pool(2, &mixed("lingers"));
         let mut listener = world.listener();
-        let (mut stalled, connection) = world.connect(&mut listener);
-        pool[0].post_message(&1u64, [connection]).unwrap();
-        until("it is acknowledged", || pool.counters().delivered == 1);
-        // The router dropped its copy, the last one, of a connection that is full.
+        let mut stalled: Vec<Client> = (0..4u64)
+            .map(|number| {
+                let (client, connection) = world.connect(&mut listener);
+                pool[0].post_message(&number, [connection]).unwrap();
+                client
+            })
+            .collect();
+        // Each time the router drops its copy, the last one, of a connection that is full; who
+        // waits for that hears no more of the worker.
+        until("all are acknowledged", || pool.counters().delivered == 4);
         for number in 0..5u64 {
             let (mut client, connection) = world.connect(&mut listener);
             pool[1].post_message(&number, [connection]).unwrap();
             assert_eq!(client.get("/").field("reqno"), number.to_string());
         }
-        let (filling, ended) = stalled.end();
-        assert!(filling.len() > 64 * 1024, "it was never full");
-        assert_eq!(ended, Ended::Closed);
+        for client in &mut stalled {
+            let (filling, ended) = client.end();
+            assert!(filling.len() > 64 * 1024, "it was never full");
+            assert_eq!(ended, Ended::Closed);
+        }
     });
 }
 
