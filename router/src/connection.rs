@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
+#[cfg(feature = "cli")]
+use std::sync::Arc;
 
 use vestibule_protocol::ConnectionInfo;
 use vestibule_protocol::envelope::{PassedConnection, Transferable};
 
 use crate::inspect::{PausedConnection, Touched};
-use crate::reject::{self, Rejection};
+use crate::reject::{self, Reason, Rejection};
+use crate::trace::Trace;
 
 /// An accepted connection from which nothing was read. Post it to a worker, or reject it; dropping
 /// it closes it without a word.
@@ -15,12 +18,14 @@ use crate::reject::{self, Rejection};
 pub struct Connection {
     paused: PausedConnection,
     info: ConnectionInfo,
+    trace: Trace,
 }
 
 impl Connection {
     /// A connection and its facts.
     pub fn new(paused: PausedConnection, info: ConnectionInfo) -> Self {
-        Self { paused, info }
+        let trace = Trace::accepted(&info);
+        Self { paused, info, trace }
     }
 
     /// Who connected: IPv4 addresses that were mapped into IPv6 are IPv4; `None` for a Unix peer.
@@ -45,6 +50,17 @@ impl Connection {
         &mut self.info
     }
 
+    /// Notes which rule decided.
+    #[cfg(feature = "cli")]
+    pub(crate) fn set_route(&mut self, route: &Arc<str>) {
+        self.info.route = Arc::clone(route);
+        self.trace.routed(route);
+    }
+
+    pub(crate) fn trace(&self) -> &Trace {
+        &self.trace
+    }
+
     /// Whether somebody has read from it or written to it.
     pub fn touched(&self) -> Touched {
         self.paused.touched()
@@ -53,11 +69,12 @@ impl Connection {
     /// Answers with this status (or an equal alert, to a TLS client) and closes. Returns at once: a
     /// task of the current runtime speaks to the client, for at most 2.2 seconds.
     pub fn reject(self, status: u16) {
-        self.reject_with(Rejection::status(status, "rejected"));
+        self.reject_with(Rejection::status(status, Reason::Rejected));
     }
 
     /// As [`reject`](Self::reject), with a reason for the client's `vestibule-reason` header.
     pub fn reject_with(self, rejection: Rejection) {
+        self.trace.rejected(rejection.reason());
         reject::start(self.paused, rejection, self.info.peer.is_some());
     }
 
@@ -85,6 +102,7 @@ impl From<Connection> for Transferable {
 
 impl From<PassedConnection> for Connection {
     fn from(passed: PassedConnection) -> Self {
-        Self { paused: passed.descriptor.into(), info: passed.info }
+        let trace = Trace::of_returned(&passed.info);
+        Self { paused: passed.descriptor.into(), info: passed.info, trace }
     }
 }

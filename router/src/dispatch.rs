@@ -47,11 +47,11 @@ impl Dispatch {
         for mut connection in burst.drain(..) {
             let peer = connection.peer_addr().map(|peer| peer.ip());
             let decision = self.table.decide(Facts { listener: listener as usize, peer });
+            connection.set_route(decision.route);
             if let Some(rejection) = decision.rejection() {
                 self.reject(connection, rejection);
                 continue;
             }
-            connection.info_mut().route = Arc::clone(decision.route);
             if let Target::Pool(pool) = decision.target
                 && let Some(part) = parts.get_mut(pool)
             {
@@ -85,12 +85,9 @@ impl Dispatch {
             let worker = name.as_deref().unwrap_or_default();
             match event {
                 WorkerEvent::Undelivered(undelivered) => {
-                    let reason = undelivered.reason.as_str();
-                    match undelivered.into_connection() {
-                        Some(connection) => self.reject(connection, Rejection::status(503, reason)),
-                        // It had to be closed.
-                        None => self.metrics.rejected(reason),
-                    }
+                    // Without its connection it had to be closed.
+                    self.metrics.rejected(undelivered.reason.rejection().reason());
+                    undelivered.reject();
                 }
                 WorkerEvent::Error(error) => {
                     tracing::warn!(worker, %error, "worker reported an error")

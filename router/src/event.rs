@@ -105,7 +105,16 @@ impl UndeliveredReason {
         Rejection::because(self.reason())
     }
 
-    const fn reason(self) -> Reason {
+    /// What the worker did, for logs.
+    pub(crate) const fn cause(self) -> &'static str {
+        match self {
+            Self::Refused(refused) => refused.as_str(),
+            Self::WorkerGone => "worker-gone",
+            other => other.as_str(),
+        }
+    }
+
+    pub(crate) const fn reason(self) -> Reason {
         match self {
             // What a worker refuses for good, others of its program would refuse as well.
             Self::NoWorker | Self::WorkerGone | Self::TooLarge | Self::Refused(_) => {

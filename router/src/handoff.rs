@@ -71,7 +71,10 @@ impl Entry {
     /// The worker has taken everything: this side's copies go.
     fn settle(self) {
         match self.cargo {
-            Cargo::Connection(connection) => connection.release(),
+            Cargo::Connection(connection) => {
+                connection.trace().acknowledged();
+                connection.release();
+            }
             Cargo::List(list) => discard_list(list),
         }
     }
@@ -194,11 +197,14 @@ impl Handoff {
         self.waiting.iter()
     }
 
-    /// The first `count` waiting entries were sent, in one packet.
-    pub(crate) fn sent(&mut self, count: usize, now: Instant) {
+    /// The first `count` waiting entries were sent to the worker of this name, in one packet.
+    pub(crate) fn sent(&mut self, count: usize, now: Instant, worker: &str) {
         let mut follows = false;
         for entry in self.waiting.drain(..count.min(self.waiting.len())) {
             self.waiting_bytes -= entry.data.len();
+            if let Cargo::Connection(connection) = &entry.cargo {
+                connection.trace().handed_over(worker);
+            }
             self.offered.push_back(Offered { entry: Some(entry), since: now, follows });
             follows = true;
         }
@@ -342,7 +348,7 @@ mod tests {
             for _ in 0..*count {
                 handoff.push(Entry::new(Data::NONE, Cargo::List(Vec::new())));
             }
-            handoff.sent(*count, Instant::now());
+            handoff.sent(*count, Instant::now(), "app-1");
         }
         handoff
     }

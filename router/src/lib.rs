@@ -47,6 +47,7 @@ pub mod supervisor;
 #[cfg(not(feature = "cli"))]
 mod supervisor;
 mod sys;
+mod trace;
 pub mod transfer;
 pub mod worker;
 

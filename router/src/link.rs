@@ -110,7 +110,7 @@ impl Link {
         self.socket.try_send(&[IoSlice::new(&head), IoSlice::new(body)], &[])
     }
 
-    /// Sends what waits, as far as the window and the worker's queue allow.
+    /// Sends what waits, as far as the window and the worker's queue allow. `worker` is its name.
     ///
     /// # Errors
     /// The port is closed, or the system refuses for good. What was not sent still waits.
@@ -121,6 +121,7 @@ impl Link {
         window: usize,
         scratch: &mut Scratch,
         now: Instant,
+        worker: &str,
     ) -> Result<Flushed, SendError> {
         loop {
             let room = window.saturating_sub(handoff.in_flight());
@@ -140,7 +141,7 @@ impl Link {
                 },
             };
             match sent {
-                Sent::Whole => handoff.sent(count, now),
+                Sent::Whole => handoff.sent(count, now, worker),
                 Sent::Blocked => return Ok(Flushed::Blocked),
                 Sent::Later => return Ok(Flushed::Later),
             }
@@ -301,7 +302,8 @@ mod tests {
         handoff.push(Entry::new(Data::bytes(vec![7; bytes]), Cargo::List(list)));
         let limits = limits(packet);
         let now = Instant::now();
-        match link.flush(&mut handoff, &limits, 64, &mut Scratch::default(), now).unwrap() {
+        match link.flush(&mut handoff, &limits, 64, &mut Scratch::default(), now, "app-1").unwrap()
+        {
             Flushed::Done => {}
             Flushed::Unsendable => return None,
             other => panic!("not sent: {other:?}"),

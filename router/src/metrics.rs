@@ -6,37 +6,17 @@ use std::sync::atomic::Ordering;
 use rustix::io::Errno;
 
 use crate::pool::core::Counters;
+use crate::reject::Reason;
 use crate::sys::page::{NUMBERS, Page};
 
-/// Why connections were turned away: labels of metrics, `vestibule-reason` and `status`.
-pub const REASONS: [&str; 20] = [
-    "no-route",
-    "no-worker",
-    "queue-full",
-    "queue-timeout",
-    "inspect-timeout",
-    "head-too-large",
-    "not-http",
-    "proxy-header",
-    "rate-limited",
-    "too-many",
-    "max-attempts",
-    "refused-by-policy",
-    "context-mismatch",
-    "context-limit",
-    "script-failed",
-    "rejected",
-    "client-gone",
-    "touched",
-    "unknown-fact",
-    "shutting-down",
-];
-
 const ACCEPTED: usize = 0;
+/// One number a reason, in the order of [`Reason::ALL`].
 const FIRST_REASON: usize = 8;
 /// What pools count begins here; six numbers each, in eight.
 const FIRST_POOL: usize = 32;
 const POOL: usize = 8;
+
+const _: () = assert!(FIRST_REASON + Reason::ALL.len() <= FIRST_POOL, "reasons have their room");
 
 /// The counters of a router, shared with its supervisor.
 #[derive(Debug)]
@@ -71,10 +51,9 @@ impl Metrics {
         self.add(ACCEPTED, count as u64);
     }
 
-    /// A connection was turned away. A reason outside the list counts as `rejected`.
-    pub(crate) fn rejected(&self, reason: &str) {
-        let at = REASONS.iter().position(|known| *known == reason);
-        self.add(FIRST_REASON + at.unwrap_or(15), 1);
+    /// A connection was turned away.
+    pub(crate) fn rejected(&self, reason: Reason) {
+        self.add(FIRST_REASON + reason as usize, 1);
     }
 
     /// Connections accepted since the supervisor's start.
@@ -84,7 +63,8 @@ impl Metrics {
 
     /// Connections turned away, by reason.
     pub(crate) fn rejections(&self) -> impl Iterator<Item = (&'static str, u64)> {
-        (FIRST_REASON..).zip(REASONS).map(|(index, reason)| (reason, self.get(index)))
+        let count = |reason: Reason| self.get(FIRST_REASON + reason as usize);
+        Reason::ALL.into_iter().map(move |reason| (reason.as_str(), count(reason)))
     }
 
     /// What a pool counted, in all routers together. Pools beyond the page are not counted.
@@ -130,7 +110,7 @@ mod tests {
         let (metrics, memory) = Metrics::new().unwrap();
         let first = Metrics::map(&memory).unwrap();
         first.accepted(3);
-        first.rejected("queue-full");
+        first.rejected(Reason::QueueFull);
         first.note_pool(1, Counters::default(), Counters { delivered: 2, ..Counters::default() });
         let second = Metrics::map(&memory).unwrap();
         second.accepted(1);

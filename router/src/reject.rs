@@ -25,7 +25,7 @@ const LINGERING: usize = 256;
 
 static ROOM: Semaphore = Semaphore::const_new(LINGERING);
 
-/// Why the router itself turns a connection away: the words of the documentation.
+/// Why a connection is turned away: the words of the documentation, all of them, whoever says so.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Reason {
     /// No route matches.
@@ -36,19 +36,65 @@ pub enum Reason {
     QueueFull,
     /// It waited for a free worker as long as it may.
     QueueTimeout,
+    /// It did not show in time what a route must see.
+    InspectTimeout,
+    /// Its head is larger than the router looks at.
+    HeadTooLarge,
+    /// It speaks nothing that a route could look at.
+    NotHttp,
+    /// The PROXY header that it must begin with is missing or wrong.
+    ProxyHeader,
+    /// Its sender comes too often.
+    RateLimited,
+    /// Its sender has too many connections.
+    TooMany,
     /// So many workers did not take it that no more are tried.
     MaxAttempts,
+    /// A security policy forbids it.
+    RefusedByPolicy,
+    /// Its security context is not that of the worker.
+    ContextMismatch,
+    /// There is no room for a worker of its security context.
+    ContextLimit,
+    /// The script gave no answer, and no route has one.
+    ScriptFailed,
+    /// A route, a script or a program says so, with an answer of its own.
+    Rejected,
     /// The client went away while it waited.
     ClientGone,
     /// A worker may have read from it, and cannot be asked any more.
     Touched,
+    /// What a route must see is hidden.
+    UnknownFact,
     /// Everything ends.
     ShuttingDown,
-    /// A route, a script or a program says so, with an answer of its own.
-    Rejected,
 }
 
 impl Reason {
+    /// Every reason, in the order of the declaration.
+    pub const ALL: [Self; 20] = [
+        Self::NoRoute,
+        Self::NoWorker,
+        Self::QueueFull,
+        Self::QueueTimeout,
+        Self::InspectTimeout,
+        Self::HeadTooLarge,
+        Self::NotHttp,
+        Self::ProxyHeader,
+        Self::RateLimited,
+        Self::TooMany,
+        Self::MaxAttempts,
+        Self::RefusedByPolicy,
+        Self::ContextMismatch,
+        Self::ContextLimit,
+        Self::ScriptFailed,
+        Self::Rejected,
+        Self::ClientGone,
+        Self::Touched,
+        Self::UnknownFact,
+        Self::ShuttingDown,
+    ];
+
     /// The word for logs, metrics and the client's `vestibule-reason` header.
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -56,11 +102,22 @@ impl Reason {
             Self::NoWorker => "no-worker",
             Self::QueueFull => "queue-full",
             Self::QueueTimeout => "queue-timeout",
+            Self::InspectTimeout => "inspect-timeout",
+            Self::HeadTooLarge => "head-too-large",
+            Self::NotHttp => "not-http",
+            Self::ProxyHeader => "proxy-header",
+            Self::RateLimited => "rate-limited",
+            Self::TooMany => "too-many",
             Self::MaxAttempts => "max-attempts",
+            Self::RefusedByPolicy => "refused-by-policy",
+            Self::ContextMismatch => "context-mismatch",
+            Self::ContextLimit => "context-limit",
+            Self::ScriptFailed => "script-failed",
+            Self::Rejected => "rejected",
             Self::ClientGone => "client-gone",
             Self::Touched => "touched",
+            Self::UnknownFact => "unknown-fact",
             Self::ShuttingDown => "shutting-down",
-            Self::Rejected => "rejected",
         }
     }
 
@@ -71,8 +128,15 @@ impl Reason {
             | Self::QueueFull
             | Self::QueueTimeout
             | Self::MaxAttempts
+            | Self::ContextLimit
+            | Self::ScriptFailed
             | Self::ShuttingDown => Answer::Status(503),
-            Self::ClientGone | Self::Touched => Answer::Close,
+            Self::InspectTimeout => Answer::Status(408),
+            Self::HeadTooLarge => Answer::Status(431),
+            Self::NotHttp | Self::UnknownFact => Answer::Status(400),
+            Self::ProxyHeader | Self::ClientGone | Self::Touched => Answer::Close,
+            Self::RateLimited | Self::TooMany => Answer::Status(429),
+            Self::RefusedByPolicy | Self::ContextMismatch => Answer::Status(403),
             // Who rejects says how; this is for who does not.
             Self::Rejected => Answer::Status(403),
         }
@@ -83,7 +147,7 @@ impl Reason {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rejection {
     answer: Answer,
-    reason: &'static str,
+    reason: Reason,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -96,27 +160,27 @@ enum Answer {
 impl Rejection {
     /// The answer that belongs to a reason.
     pub const fn because(reason: Reason) -> Self {
-        Self { answer: reason.answer(), reason: reason.as_str() }
+        Self { answer: reason.answer(), reason }
     }
 
-    /// An HTTP status from 400 to 599 (others become 500), with a reason of the documented list.
-    pub const fn status(status: u16, reason: &'static str) -> Self {
+    /// An HTTP status from 400 to 599 (others become 500), with a reason.
+    pub const fn status(status: u16, reason: Reason) -> Self {
         let status = if status >= 400 && status <= 599 { status } else { 500 };
         Self { answer: Answer::Status(status), reason }
     }
 
     /// A TCP reset.
-    pub const fn reset(reason: &'static str) -> Self {
+    pub const fn reset(reason: Reason) -> Self {
         Self { answer: Answer::Reset, reason }
     }
 
     /// A close without a word.
-    pub const fn close(reason: &'static str) -> Self {
+    pub const fn close(reason: Reason) -> Self {
         Self { answer: Answer::Close, reason }
     }
 
     /// The reason.
-    pub const fn reason(&self) -> &'static str {
+    pub const fn reason(&self) -> Reason {
         self.reason
     }
 }
@@ -126,7 +190,6 @@ impl Rejection {
 /// A connection that a worker read from or wrote to is closed whatever the rejection says: an answer
 /// in the middle of another would be taken for a part of it.
 pub(crate) fn start(connection: PausedConnection, rejection: Rejection, inet: bool) {
-    tracing::debug!(reason = rejection.reason, "connection rejected");
     if connection.touched() == Touched::Yes {
         return connection.release();
     }
@@ -145,7 +208,8 @@ pub(crate) fn start(connection: PausedConnection, rejection: Rejection, inet: bo
     runtime.spawn(async move {
         let _permit = permit;
         // Whatever fails here, the client is gone or has been told.
-        let _ = timeout(LINGER + FIRST_BYTES, tell(&client, status, rejection.reason)).await;
+        let _ =
+            timeout(LINGER + FIRST_BYTES, tell(&client, status, rejection.reason.as_str())).await;
         tcp::clear_linger(client.as_fd());
     });
 }
@@ -261,6 +325,15 @@ mod tests {
     use tokio::net::TcpStream;
 
     #[test]
+    fn every_reason_has_its_own_place_and_word() {
+        for (place, reason) in Reason::ALL.into_iter().enumerate() {
+            assert_eq!(reason as usize, place, "{reason:?}");
+        }
+        let words: std::collections::BTreeSet<_> = Reason::ALL.map(Reason::as_str).into();
+        assert_eq!(words.len(), Reason::ALL.len());
+    }
+
+    #[test]
     fn the_first_bytes_decide_the_form() {
         assert_eq!(form(b""), Form::Silent);
         assert_eq!(form(&[0x16, 0x03, 0x01, 0x02]), Form::Tls);
@@ -271,7 +344,10 @@ mod tests {
 
     #[test]
     fn a_status_outside_errors_becomes_500() {
-        assert_eq!(Rejection::status(200, "x"), Rejection::status(500, "x"));
+        assert_eq!(
+            Rejection::status(200, Reason::Rejected),
+            Rejection::status(500, Reason::Rejected)
+        );
     }
 
     async fn rejected(sent: &'static [u8], status: u16) -> Vec<u8> {
@@ -280,7 +356,11 @@ mod tests {
         let (server, _) = listener.accept().unwrap();
         server.set_nonblocking(true).unwrap();
         client.write_all(sent).await.unwrap();
-        start(PausedConnection::new(server.into()), Rejection::status(status, "no-worker"), true);
+        start(
+            PausedConnection::new(server.into()),
+            Rejection::status(status, Reason::NoWorker),
+            true,
+        );
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
         answer
@@ -312,7 +392,11 @@ mod tests {
                 b"x"
             };
             drop(worker);
-            start(PausedConnection::new(server.into()), Rejection::status(503, "no-worker"), true);
+            start(
+                PausedConnection::new(server.into()),
+                Rejection::status(503, Reason::NoWorker),
+                true,
+            );
             let mut seen = Vec::new();
             // Closed with data that nobody read, it ends with a reset.
             let _ = client.read_to_end(&mut seen).await;

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use super::networks::Networks;
-use crate::reject::Rejection;
+use crate::reject::{Reason, Rejection};
 
 /// A rule; every condition must hold.
 #[derive(Clone, Debug)]
@@ -48,7 +48,7 @@ pub enum Refusal {
 impl Refusal {
     /// The answer, with the reason `rejected`.
     pub const fn rejection(self) -> Rejection {
-        const REASON: &str = "rejected";
+        const REASON: Reason = Reason::Rejected;
         match self {
             Self::Status(status) => Rejection::status(status, REASON),
             Self::Reset => Rejection::reset(REASON),

@@ -4,13 +4,13 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::rule::{Rule, Target};
-use crate::reject::Rejection;
+use crate::reject::{Reason, Rejection};
 
 /// Name of the implicit route.
 pub const DEFAULT: &str = "default";
 
 /// Name of what is decided when no rule matches, and its reason.
-pub const NO_ROUTE: &str = "no-route";
+pub const NO_ROUTE: &str = Reason::NoRoute.as_str();
 
 /// What is known about a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,7 +38,7 @@ impl Decision<'_> {
     pub fn rejection(&self) -> Option<Rejection> {
         match (self.target, self.why) {
             (Target::Pool(_), _) => None,
-            (Target::Reject(_), Why::NoMatch) => Some(Rejection::status(404, NO_ROUTE)),
+            (Target::Reject(_), Why::NoMatch) => Some(Rejection::because(Reason::NoRoute)),
             (Target::Reject(refusal), Why::Rule(_) | Why::OnlyPool) => Some(refusal.rejection()),
         }
     }
@@ -284,8 +284,8 @@ mod tests {
             let facts = Facts { listener: 0, peer: peer.parse().ok() };
             table.decide(facts).rejection()
         };
-        assert_eq!(decide("192.0.2.1"), Some(Rejection::status(404, "no-route")));
-        assert_eq!(decide("10.0.0.1"), Some(Rejection::status(403, "rejected")));
+        assert_eq!(decide("192.0.2.1"), Some(Rejection::because(Reason::NoRoute)));
+        assert_eq!(decide("10.0.0.1"), Some(Rejection::status(403, Reason::Rejected)));
         assert_eq!(Table::only_pool(1).decide(Facts { listener: 0, peer: None }).rejection(), None);
     }
 }

@@ -1,6 +1,7 @@
 //! What the pool's owner is told, and the bounds of what it has not fetched.
 
 use vestibule_protocol::limits::QUEUE_MESSAGES;
+use vestibule_protocol::message::RefusalReason;
 
 use super::Core;
 use crate::event::{Undelivered, UndeliveredReason, WorkerError, WorkerEvent};
@@ -32,7 +33,16 @@ impl Core {
 
     pub(super) fn undelivered(&mut self, slot: u32, entry: Entry, reason: UndeliveredReason) {
         self.counters.undelivered += 1;
+        let ends = matches!(
+            reason,
+            UndeliveredReason::WorkerGone
+                | UndeliveredReason::Refused(RefusalReason::Draining | RefusalReason::Closing)
+        );
         let reason = match reason {
+            // Its worker ends because all do.
+            _ if ends && entry.is_connection() && self.is_ending() => {
+                UndeliveredReason::ShuttingDown
+            }
             UndeliveredReason::NoWorker if self.is_ending() => UndeliveredReason::ShuttingDown,
             UndeliveredReason::WorkerGone if self.closing => UndeliveredReason::ShuttingDown,
             reason => reason,

@@ -204,8 +204,17 @@ impl Core {
         if entry.attempts >= self.settings.max_attempts {
             return self.undelivered(from, entry, UndeliveredReason::MaxAttempts);
         }
+        let trace = match &entry.cargo {
+            Cargo::Connection(connection) => Some(connection.trace().clone()),
+            Cargo::List(_) => None,
+        };
         match self.place(entry) {
-            Ok(()) => self.counters.moved += 1,
+            Ok(()) => {
+                self.counters.moved += 1;
+                if let Some(trace) = trace {
+                    trace.moved(reason.cause());
+                }
+            }
             Err((_, entry)) => self.undelivered(from, entry, reason),
         }
     }

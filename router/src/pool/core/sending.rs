@@ -57,6 +57,7 @@ impl Core {
                     self.settings.window,
                     &mut self.scratch,
                     now,
+                    &place.name,
                 ),
                 Ok(Sent::Whole) => Ok(Flushed::Done),
                 Ok(Sent::Blocked) => Ok(Flushed::Blocked),

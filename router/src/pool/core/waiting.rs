@@ -35,6 +35,9 @@ impl Core {
             Choice::Nobody if self.is_ending() => return Err((Refused::Closed, entry)),
             Choice::Nobody => return Err((Refused::NoWorker, entry)),
         };
+        if let Cargo::Connection(connection) = &entry.cargo {
+            connection.trace().queued();
+        }
         match self.queue.push(lane, entry, now()) {
             Ok(first) => {
                 self.signals.queued |= first;
@@ -177,11 +180,7 @@ impl Core {
     pub(super) fn close_silently(&mut self, from: u32, entry: Entry, reason: UndeliveredReason) {
         let Entry { data, cargo, .. } = entry;
         if let Cargo::Connection(connection) = cargo {
-            tracing::debug!(
-                connection = connection.info().id,
-                reason = reason.as_str(),
-                "connection closed"
-            );
+            connection.trace().rejected(reason.reason());
             connection.release();
         }
         self.counters.undelivered += 1;
