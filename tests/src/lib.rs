@@ -9,7 +9,8 @@
 //! - [`orders`]: what a case and a well-behaved worker say to each other;
 //! - [`process`]: freezing, killing and looking at processes; [`census`]: counting them;
 //! - [`files`]: programs and folders that every user may enter; [`ledger`]: who served what;
-//! - [`master`]: the program itself, with its router and its workers;
+//! - [`master`]: the program itself, with its router and its workers; [`place`]: its files;
+//! - [`refuse`]: a system that forbids something;
 //! - [`user`]: running a case again as an ordinary user.
 
 #![allow(
@@ -26,9 +27,11 @@ pub mod files;
 pub mod ledger;
 pub mod master;
 pub mod orders;
+pub mod place;
 pub mod point_06_a_thing_cannot_be_written_twice_into_a_transfer_list;
 pub mod point_07_what_was_transferred_cannot_be_used_afterwards;
 pub mod process;
+pub mod refuse;
 pub mod user;
 pub mod world;
 

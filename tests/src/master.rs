@@ -17,6 +17,8 @@ use crate::world::{DEADLINE, until};
 #[derive(Debug)]
 pub struct Master {
     child: Child,
+    /// The supervisor's process: the child, or what it started.
+    supervisor: u32,
     output: BufReader<ChildStdout>,
     address: SocketAddr,
     seen: BTreeSet<u32>,
@@ -44,13 +46,28 @@ impl Master {
         }
         configure(&mut command);
         command.arg("--").arg(worker).args(arguments);
+        Self::launch(command)
+    }
+
+    /// Starts a command that is, or becomes, the supervisor, and waits until it accepts.
+    pub fn launch(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
         output.read_line(&mut line).unwrap();
-        let address = line.strip_prefix("http://").and_then(|rest| rest.split(' ').next());
+        let address = line.split_once("http://").map(|(_, rest)| rest.trim_end());
+        let address = address.and_then(|rest| rest.split(' ').next());
         let address = address.unwrap_or_else(|| panic!("it does not say where: {line:?}"));
-        Self { child, output, address: address.parse().unwrap(), seen: BTreeSet::new() }
+        let address = address.parse().unwrap();
+        let supervisor = child.id();
+        Self { child, supervisor, output, address, seen: BTreeSet::new() }
+    }
+
+    /// As [`launch`](Self::launch), for a command whose only child is the supervisor.
+    pub fn launch_below(command: Command) -> Self {
+        let mut master = Self::launch(command);
+        master.supervisor = master.children().into_iter().next().expect("the supervisor");
+        master
     }
 
     /// Where it listens.
@@ -65,7 +82,7 @@ impl Master {
 
     /// Its process.
     pub fn pid(&self) -> u32 {
-        self.child.id()
+        self.supervisor
     }
 
     /// The router's process, once there is one.
@@ -88,7 +105,8 @@ impl Master {
         workers
     }
 
-    fn children(&self) -> Vec<u32> {
+    /// Its children, whatever they are.
+    pub fn children(&self) -> Vec<u32> {
         let path = format!("/proc/{0}/task/{0}/children", self.pid());
         let text = std::fs::read_to_string(path).unwrap_or_default();
         text.split_whitespace().map(|pid| pid.parse().unwrap()).collect()
@@ -165,18 +183,22 @@ impl Drop for Master {
     fn drop(&mut self) {
         if std::thread::panicking() {
             // The workers end with their ports, the router with its parent.
+            if self.supervisor != self.child.id() {
+                process::signal(self.supervisor, Signal::KILL);
+            }
             let _ = self.child.kill();
             let _ = self.child.wait();
         }
     }
 }
 
-fn is_router(pid: u32) -> bool {
+/// Whether a process is a router.
+pub fn is_router(pid: u32) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     line.starts_with(b"vestibule\0router\0")
 }
 
 /// A process that is not reaped is over: its parent was killed and this machine's init is slow.
-fn is_over(pid: u32) -> bool {
+pub fn is_over(pid: u32) -> bool {
     process::status(pid).is_none_or(|status| status.state == 'Z')
 }

@@ -1,0 +1,81 @@
+//! Where a run of the program has its configuration and its admin socket, and what it says on
+//! standard error.
+
+use std::fs::OpenOptions;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+
+use crate::files::Folder;
+use crate::master::vestibule;
+use crate::world::until;
+
+/// One run's folder.
+#[derive(Debug, Default)]
+pub struct Place {
+    folder: Folder,
+}
+
+impl Place {
+    /// An empty one.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The path of something in it.
+    pub fn join(&self, name: &str) -> PathBuf {
+        self.folder.join(name)
+    }
+
+    /// Writes the configuration; its admin socket is here.
+    pub fn config(&self, text: &str) -> PathBuf {
+        let admin = self.join("admin.sock");
+        let text = format!("[admin]\nsocket = \"{}\"\n{text}", admin.display());
+        self.folder.write("vestibule.toml", &text, 0o644)
+    }
+
+    /// `vestibule run`, of the program beside this worker.
+    pub fn vestibule(&self, worker: &str) -> Command {
+        let mut command = self.command(vestibule(worker));
+        command.arg("run");
+        command
+    }
+
+    /// A program that starts `vestibule run`. What it says on standard error is kept here.
+    pub fn command(&self, program: impl Into<PathBuf>) -> Command {
+        let mut command = Command::new(program.into());
+        let log = OpenOptions::new().create(true).append(true).open(self.join("log")).unwrap();
+        command.stdin(Stdio::null()).stderr(log).env("VESTIBULE_ADMIN", self.join("admin.sock"));
+        command
+    }
+
+    /// Everything that was said on standard error.
+    pub fn said(&self) -> String {
+        std::fs::read_to_string(self.join("log")).unwrap_or_default()
+    }
+
+    /// The lines of the log, each a JSON object; other lines are for people.
+    pub fn records(&self) -> Vec<Value> {
+        let said = self.said();
+        // The last line may be under way.
+        said.lines().filter_map(|line| serde_json::from_str(line).ok()).collect()
+    }
+
+    /// The fields of the records with this message.
+    pub fn told(&self, message: &str) -> Vec<Value> {
+        let told = |record: &Value| record["fields"]["message"] == message;
+        self.records().into_iter().filter(told).collect()
+    }
+
+    /// Waits until something is said.
+    pub fn says(&self, text: &str) {
+        until(&format!("it says {text:?}"), || self.said().contains(text));
+    }
+
+    /// Runs a command to its end: its exit code.
+    pub fn code(&self, command: &mut Command) -> Option<i32> {
+        let Output { status, .. } = command.stdout(Stdio::null()).output().unwrap();
+        status.code()
+    }
+}
