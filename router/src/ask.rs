@@ -15,8 +15,8 @@ use vestibule_router::supervisor::admin::wire::{Answer, Question, Refusal};
 
 use crate::report;
 
-/// How long a supervisor may take: it needs a second at most, or six more where 32 others keep it
-/// busy with questions that they do not finish.
+/// How long a supervisor may take: a second at most, or some more where 32 others fill its
+/// conversations, which end after 5 s each way.
 const PATIENCE: Duration = Duration::from_secs(15);
 /// Longest answer: 4,096 workers with ten long lines each have room.
 const MAX_ANSWER: u64 = 64 << 20;

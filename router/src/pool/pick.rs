@@ -44,6 +44,7 @@ impl Picker {
     }
 
     /// Makes room for slots up to `slots`.
+    #[cfg(feature = "cli")]
     pub(crate) fn grow(&mut self, slots: usize) {
         self.place.resize(slots, ABSENT);
         self.rank.resize(slots, Rank { sluggish: false, load: 0, turn: self.turns });

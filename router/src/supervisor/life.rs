@@ -35,10 +35,12 @@ pub(crate) enum Order {
     /// The worker drains, and nobody takes its place.
     Finishing,
     /// It finishes what it has, but somebody is to take its place after all.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the program says it"))]
     Wanted,
     /// The worker was told to end.
     End,
     /// SIGTERM now: nobody is there who could say it in a message. Nobody takes its place.
+    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the program says it"))]
     Term,
     /// Its port ended.
     PortEnded,

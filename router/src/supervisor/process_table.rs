@@ -7,7 +7,9 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use vestibule_protocol::supervision::{Exit, FromRouter, SlotMode, SlotSetup, ToRouter, WorkerId};
+use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
+#[cfg(feature = "cli")]
+use vestibule_protocol::supervision::{SlotMode, SlotSetup};
 
 use super::life::{self, Order};
 use super::output::Tail;
@@ -37,6 +39,7 @@ pub(crate) enum Phase {
 
 impl Phase {
     /// The word in `status`.
+    #[cfg(feature = "cli")]
     pub(crate) const fn as_str(self) -> &'static str {
         match self {
             Self::Starting => "starting",
@@ -65,6 +68,7 @@ pub(crate) struct Record {
     /// It was ready once, in any generation.
     pub(crate) was_ready: bool,
     /// It is kept out of the choice, and so is whoever follows it.
+    #[cfg(feature = "cli")]
     pub(crate) held: bool,
     /// Nobody takes its place.
     pub(crate) retired: bool,
@@ -114,6 +118,7 @@ impl ProcessTable {
             tail: tail.clone(),
             restarts: 0,
             was_ready: false,
+            #[cfg(feature = "cli")]
             held: false,
             retired: false,
             returned: false,
@@ -126,16 +131,19 @@ impl ProcessTable {
     }
 
     /// What is known, by pool and slot.
+    #[cfg(feature = "cli")]
     pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
     }
 
     /// The slots of a pool, by place, those that are retired included.
+    #[cfg(feature = "cli")]
     pub(crate) fn of_pool(&self, pool: u32) -> impl DoubleEndedIterator<Item = &Record> {
         self.records.range((pool, 0)..=(pool, u32::MAX)).map(|(_, record)| record)
     }
 
     /// Lets a slot's process finish what it has; another takes its place. The router says it.
+    #[cfg(feature = "cli")]
     pub(crate) fn drain(&mut self, worker: WorkerId) {
         if let Some(record) = self.record(worker) {
             record.phase = Phase::Draining;
@@ -143,6 +151,7 @@ impl ProcessTable {
     }
 
     /// Keeps a slot out of the choice, or takes it back in. The router does it.
+    #[cfg(feature = "cli")]
     pub(crate) fn hold(&mut self, worker: WorkerId, held: bool) {
         if let Some(record) = self.record(worker) {
             record.held = held;
@@ -150,6 +159,7 @@ impl ProcessTable {
     }
 
     /// Lets a slot's process finish what it has; nobody takes its place. The router says it.
+    #[cfg(feature = "cli")]
     pub(crate) fn retire(&mut self, worker: WorkerId) {
         let Some(record) = self.record(worker) else { return };
         record.retired = true;
@@ -162,6 +172,7 @@ impl ProcessTable {
     }
 
     /// Wants a retired slot again: starts a process, or lets one follow that still finishes.
+    #[cfg(feature = "cli")]
     pub(crate) fn restore(&mut self, worker: WorkerId) {
         let Some(record) = self.record(worker) else { return };
         record.retired = false;
@@ -193,6 +204,7 @@ impl ProcessTable {
     }
 
     /// The slot of a worker's name.
+    #[cfg(feature = "cli")]
     pub(crate) fn find(&self, name: &str) -> Option<&Record> {
         self.records.values().find(|record| &*record.name == name)
     }
@@ -267,6 +279,7 @@ impl ProcessTable {
 
     /// What a new router has to know of the slots that its setup names: every process with its
     /// port, whether it is to drain, and every slot that is over.
+    #[cfg(feature = "cli")]
     pub(crate) fn snapshot(&self) -> Vec<Report> {
         let mut parcels = Vec::new();
         for record in self.records.values() {
@@ -290,6 +303,7 @@ impl ProcessTable {
     }
 
     /// The slots of a pool as a new router has to know them.
+    #[cfg(feature = "cli")]
     pub(crate) fn slots(&self, pool: u32) -> Vec<SlotSetup> {
         let setup = |record: &Record| SlotSetup {
             name: record.name.to_string(),
@@ -332,6 +346,7 @@ impl ProcessTable {
     }
 
     /// Tells every slot, whoever is in it.
+    #[cfg(feature = "cli")]
     pub(crate) fn order_all(&mut self, order: &Order) {
         for record in self.records.values_mut() {
             record.returned = false;

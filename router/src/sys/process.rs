@@ -19,6 +19,7 @@ pub(crate) struct Started {
 }
 
 /// Starts a program as [`spawn_as`] does, as who this process is.
+#[cfg(feature = "cli")]
 pub(crate) fn spawn(command: &mut Command, port: BorrowedFd<'_>) -> io::Result<Started> {
     spawn_as(command, port, Preparation::default())
 }

@@ -256,10 +256,13 @@ pub(crate) fn get(address: SocketAddr) -> Result<String, String> {
     }
 }
 
+/// Requests and who answered them, or the first that failed.
+type Served = Result<(u64, BTreeSet<String>), String>;
+
 /// Clients that ask all the time.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
-    clients: Vec<JoinHandle<Result<(u64, BTreeSet<String>), String>>>,
+    clients: Vec<JoinHandle<Served>>,
 }
 
 impl Load {

@@ -1,5 +1,6 @@
 //! Workers that are told to drain, to end, or to take nothing for a while.
 
+#[cfg(feature = "cli")]
 use std::sync::Arc;
 
 use vestibule_protocol::supervision::FromRouter;
@@ -9,7 +10,9 @@ use vestibule_protocol::supervision::SlotMode;
 use super::Core;
 use crate::event::{UndeliveredReason, WorkerEvent};
 use crate::handoff::Entry;
-use crate::pool::slot::{Control, Slot, State};
+#[cfg(feature = "cli")]
+use crate::pool::slot::Slot;
+use crate::pool::slot::{Control, State};
 
 impl Core {
     /// Begins the end of a worker: nothing of it is delivered any more.
@@ -52,6 +55,7 @@ impl Core {
     }
 
     /// Keeps a worker out of the choice, or takes it back in. It serves what it has.
+    #[cfg(feature = "cli")]
     pub(crate) fn hold(&mut self, slot: u32, held: bool) {
         let Some(place) = self.slots.get_mut(slot as usize) else { return };
         place.held = held;
@@ -70,6 +74,7 @@ impl Core {
 
     /// One more slot, whose first process will be named by the supervisor; or one that was retired
     /// is wanted again. Any other place is none.
+    #[cfg(feature = "cli")]
     pub(crate) fn add_slot(&mut self, slot: u32, name: Arc<str>) {
         if slot as usize == self.slots.len() {
             let pool = self.slots.first().map_or(0, |place| place.id.pool);
@@ -103,6 +108,7 @@ impl Core {
     }
 
     /// Every worker finishes what it has; what waits for a free one is given up.
+    #[cfg(feature = "cli")]
     pub(crate) fn finish_all(&mut self) {
         for slot in 0..self.slots.len() {
             self.drain(slot as u32, true);

@@ -2,11 +2,11 @@
 
 use std::ffi::{OsStr, OsString};
 use std::io;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use rustix::fs::{Access, AtFlags, CWD, FileType, Mode};
+use rustix::fs::{Access, AtFlags, CWD, FileType, Mode, OFlags};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
@@ -135,6 +135,8 @@ impl AdminSocket {
             Errno::NOENT | Errno::NOTDIR => AdminError::NoFolder(path.to_owned()),
             source => AdminError::System { path: path.to_owned(), source: source.into() },
         };
+        // Nobody could connect to a path that is too long.
+        SocketAddrUnix::new(path).map_err(system)?;
         match rustix::fs::lstat(path) {
             Err(Errno::NOENT) => {}
             Err(error) => return Err(system(error)),
@@ -147,20 +149,7 @@ impl AdminSocket {
             Ok(_) => {}
         }
         let socket = socket().map_err(system)?;
-        // Made beside its place and moved there: at no moment can anybody meet a socket with
-        // another mode, or one that does not listen, and a dead one is replaced in one step.
-        let mut beside = path.as_os_str().to_owned();
-        beside.push(format!(".{}", std::process::id()));
-        let beside = PathBuf::from(beside);
-        let identity = listen(&socket, &beside).and_then(|identity| {
-            rustix::fs::rename(&beside, path)?;
-            Ok(identity)
-        });
-        let identity = identity.map_err(|error| {
-            // It may not even be there.
-            let _ = rustix::fs::unlink(&beside);
-            system(error)
-        })?;
+        let identity = put(&socket, path).map_err(system)?;
         Ok(Self { path: path.to_owned(), socket, identity })
     }
 }
@@ -179,15 +168,33 @@ fn socket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)
 }
 
-fn listen(socket: impl AsFd, path: &Path) -> Result<(u64, u64), Errno> {
-    match rustix::fs::unlink(path) {
+/// Makes the socket listen beside its place and moves it there: at no moment can anybody meet one
+/// with another mode, or one that does not listen, and a dead one is replaced in one step.
+fn put(socket: impl AsFd, path: &Path) -> Result<(u64, u64), Errno> {
+    let name = path.file_name().ok_or(Errno::INVAL)?;
+    let folder = match path.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let folder = rustix::fs::open(folder, flags, Mode::empty())?;
+    let beside = format!(".admin-{}", std::process::id());
+    // By its descriptor, as a path of full length has no room for another name.
+    let address = format!("/proc/self/fd/{}/{beside}", folder.as_raw_fd());
+    match rustix::fs::unlinkat(&folder, &beside, AtFlags::empty()) {
         // What a process of the same number left.
         Ok(()) | Err(Errno::NOENT) => {}
         Err(error) => return Err(error),
     }
-    rustix::net::bind(&socket, &SocketAddrUnix::new(path)?)?;
-    rustix::fs::chmod(path, Mode::from_raw_mode(MODE))?;
-    rustix::net::listen(&socket, BACKLOG)?;
+    rustix::net::bind(&socket, &SocketAddrUnix::new(address.as_str())?)?;
+    let moved = rustix::fs::chmodat(&folder, &beside, Mode::from_raw_mode(MODE), AtFlags::empty())
+        .and_then(|()| rustix::net::listen(&socket, BACKLOG))
+        .and_then(|()| rustix::fs::renameat(&folder, &beside, &folder, name));
+    if let Err(error) = moved {
+        // Another start would remove it too.
+        let _ = rustix::fs::unlinkat(&folder, &beside, AtFlags::empty());
+        return Err(error);
+    }
     identity(path)
 }
 
@@ -296,6 +303,15 @@ mod tests {
     fn no_folder_is_mere_absence() {
         let result = AdminSocket::open(Some(Path::new("/no/such/folder/s")));
         assert!(result.is_err_and(|error| error.is_mere_absence()));
+    }
+
+    #[test]
+    fn a_path_may_be_as_long_as_an_address() {
+        let folder = Folder::new("long");
+        let room = 107 - folder.0.as_os_str().len() - 1;
+        let path = folder.0.join("x".repeat(room));
+        let socket = AdminSocket::open(Some(&path)).unwrap();
+        UnixStream::connect(socket.path()).unwrap();
     }
 
     #[test]
