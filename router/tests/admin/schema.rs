@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 
 use serde_json::Value;
+use vestibule_router::reject::Reason;
 
 use crate::running::{Folder, Running, Who};
 
@@ -87,7 +88,7 @@ fn the_json_has_the_documented_names_and_types() {
     assert_eq!(status["pools"][0]["delivered"], 1);
     assert_eq!(status["supervisor"]["pid"], running.pid());
     let rejected = status["connections"]["rejected"].as_object().unwrap();
-    let known = vestibule_router::metrics::REASONS;
+    let known = Reason::ALL.map(Reason::as_str);
     assert_eq!(rejected.keys().map(String::as_str).collect::<BTreeSet<_>>(), known.into());
 }
 
@@ -98,7 +99,7 @@ fn every_name_and_every_reason_is_documented() {
         let (name, _) = line.split_once(':').unwrap();
         assert!(page.contains(&format!("| `{name}` |")), "{name} is not documented");
     }
-    for reason in vestibule_router::metrics::REASONS {
+    for reason in Reason::ALL.map(Reason::as_str) {
         assert!(page.contains(&format!("`{reason}`")), "{reason} is not documented");
     }
 }
