@@ -35,7 +35,7 @@ fn start(place: &Place, gate: &Gate, worker: &str, behind: &[&str]) -> Master {
         command.args(["--user", "root"]);
     }
     let script = format!(
-        "for n in $(seq {LASTING}); do (setsid sh -c 'read line' waits <\"{0}\" &); done; \
+        "for n in $(seq {LASTING}); do (setsid sh -c 'read line <\"$0\"' {0} &); done; \
          for n in $(seq 50); do (true &); done; exec \"$0\" recv",
         gate.path().display(),
     );
@@ -43,13 +43,19 @@ fn start(place: &Place, gate: &Gate, worker: &str, behind: &[&str]) -> Master {
     if behind.is_empty() { Master::launch(command) } else { Master::launch_below(command) }
 }
 
-/// The orphans that wait: shells that have not opened the gate yet are their copies.
-fn waiting(master: &Master) -> Vec<u32> {
-    let waits = |pid: &u32| {
-        let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
-        line.starts_with(b"sh\0-c\0read line\0waits\0")
-    };
-    master.children().into_iter().filter(waits).collect()
+fn command_line(pid: u32) -> Vec<u8> {
+    std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default()
+}
+
+/// The orphans that wait at the gate, once that is all that is left below the supervisor besides its
+/// router and its two workers.
+fn waiting(master: &Master) -> Option<Vec<u32>> {
+    let (orphans, others): (Vec<u32>, Vec<u32>) = master
+        .children()
+        .into_iter()
+        .partition(|pid| command_line(*pid).starts_with(b"sh\0-c\0read line <\"$0\"\0"));
+    let workers = others.iter().filter(|pid| command_line(**pid).ends_with(b"test-worker\0recv\0"));
+    (workers.count() == 2 && others.len() == 3).then_some(orphans)
 }
 
 /// Lets everybody through who waits at the gate now.
@@ -77,16 +83,14 @@ fn reaps_orphans_and_loses_no_child(worker: &str, behind: &[&str]) {
     until("two workers run", || place.told("worker started").len() == 2 + KILLS);
     assert_eq!(master.client().get("/").status, 200);
     // Those of the two that run; of the killed ones as many as had left in time.
-    until("orphans wait", || waiting(&master).len() >= 2 * LASTING);
-    let orphans = waiting(&master);
+    let mut orphans = Vec::new();
+    until("orphans wait", || {
+        orphans = waiting(&master).unwrap_or_default();
+        orphans.len() >= 2 * LASTING
+    });
     until("orphans are reaped", || {
         open(&gate);
         orphans.iter().all(|orphan| process::is_gone(*orphan))
-    });
-    // The latecomers, too: nobody opens the gate for them after this.
-    until("no orphan is left", || {
-        open(&gate);
-        waiting(&master).is_empty()
     });
     until("nobody waits to be reaped", || master.children().iter().all(|child| !is_over(*child)));
     let router = master.router();
