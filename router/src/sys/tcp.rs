@@ -3,6 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+#[cfg(test)]
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 
@@ -84,6 +85,7 @@ pub(crate) fn unsent(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(u64::try_from(bytes).unwrap_or_default())
 }
 
+#[cfg(test)]
 /// Whether the client has sent a FIN, or the connection is over.
 pub(crate) fn is_read_closed(socket: BorrowedFd<'_>) -> bool {
     let mut poll = [PollFd::new(&socket, PollFlags::RDHUP)];
