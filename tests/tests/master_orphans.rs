@@ -1,6 +1,14 @@
 //! What workers leave behind is given to the supervisor, as PID 1 and as subreaper: it reaps that,
 //! and never what somebody waits for.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::os::unix::fs::OpenOptionsExt;
 use std::process::Command;
 
