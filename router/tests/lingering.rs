@@ -15,8 +15,8 @@ const DEADLINE: Duration = Duration::from_secs(30);
 
 /// What a client was told.
 enum Told {
-    /// An answer; the client is still there.
-    No(TcpStream),
+    /// An answer.
+    No,
     /// Nothing: its connection was reset.
     Reset,
 }
@@ -39,7 +39,7 @@ fn answer(mut client: TcpStream) -> io::Result<TcpStream> {
 /// The reset is reported once, to whichever call comes next.
 fn told(result: io::Result<TcpStream>) -> Told {
     match result {
-        Ok(client) => Told::No(client),
+        Ok(_) => Told::No,
         Err(error) if error.kind() == ErrorKind::ConnectionReset => Told::Reset,
         Err(error) => panic!("the client waited in vain: {error}"),
     }
