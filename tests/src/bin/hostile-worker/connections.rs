@@ -89,7 +89,7 @@ pub(crate) async fn lingers(port: Port) {
     let mut port = port.ready().await;
     loop {
         for (sequence, connection) in port.connections().await {
-            let time = Some(Duration::from_secs(600));
+            let time = Some(Duration::from_secs(60));
             rustix::net::sockopt::set_socket_linger(&connection, time).unwrap();
             let mut stream = TcpStream::from(connection);
             while stream.write(&[0; 64 * 1024]).is_ok() {}
