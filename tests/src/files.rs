@@ -4,6 +4,7 @@
 use std::fs::{self, Permissions};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 static NEXT: AtomicU32 = AtomicU32::new(0);
@@ -34,10 +35,14 @@ impl Folder {
     }
 
     /// A copy of a program that everybody may run.
+    ///
+    /// Another process writes it: a descriptor open for writing here could be inherited by what
+    /// another test starts at this moment, and nobody can execute a file that somebody may write to.
     pub fn copy(&self, program: impl AsRef<Path>) -> PathBuf {
         let program = program.as_ref();
         let copy = self.0.join(program.file_name().unwrap());
-        fs::copy(program, &copy).unwrap();
+        let copied = Command::new("cp").arg(program).arg(&copy).status().unwrap();
+        assert!(copied.success(), "{} is not copied", program.display());
         set_mode(&copy, 0o755);
         copy
     }
