@@ -80,6 +80,7 @@ fn every_connection_has_a_span_that_says_what_became_of_it() {
     assert_eq!(messages(&refused), ["accepted", "rejected"]);
     let (_, span) = refused.last().unwrap();
     assert_eq!((&span["route"], &span["reason"]), (&"no-route".into(), &"no-route".into()));
+    drop(client);
     master.stop();
     assert!(!place.said().contains(SECRET), "what clients send is nobody's business");
 }
@@ -123,6 +124,7 @@ fn a_connection_that_moves_says_from_whom_and_why() {
     assert_eq!(told[0]["fields"]["reason"], "worker-gone");
     let workers: Vec<&Value> = life.iter().map(|(_, span)| &span["worker"]).collect();
     assert_ne!(workers.last(), Some(&&told[0]["span"]["worker"]), "another worker took it");
+    drop(clients);
     master.stop();
 }
 
@@ -139,6 +141,7 @@ fn without_being_asked_the_log_says_nothing_of_connections() {
     assert_eq!(client.answer().status, 200);
     let mut stranger = Client::connect_from("127.0.0.9".parse().unwrap(), master.address());
     assert_eq!(ask(&mut stranger).status, 404);
+    drop(client);
     master.stop();
     let spans = place.records().into_iter().filter(|record| record.get("span").is_some());
     assert_eq!(spans.collect::<Vec<_>>(), Vec::<Value>::new());
