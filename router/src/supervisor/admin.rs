@@ -8,7 +8,7 @@
 //! - its question is one line of at most 4 KiB, whole within 5 s; it takes the answer within 5 s;
 //! - there are at most 32 conversations; further ones wait in the kernel's queue.
 //!
-//! [`wire`] is what is said, [`status`] the long answer, [`socket`] the path, [`conversation`] the
+//! [`wire`] is what is said, [`status`] the long answer, [`socket`] the path, `conversation` the
 //! talking. The commands themselves are the supervisor's (`master::administer`).
 
 pub(crate) mod conversation;
