@@ -1,6 +1,14 @@
 //! The 2010 program on real connections: as root on port 80 in a network namespace of its own, and as
 //! an ordinary user on a high port.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
