@@ -1,5 +1,13 @@
 //! How the program ends: signals, what becomes of those who wait, and of what is under way.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 

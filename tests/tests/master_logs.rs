@@ -1,5 +1,13 @@
 //! One span a connection: what the program's log says of it, and to whom it says nothing.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
 use std::process::Command;
 
 use serde_json::Value;
