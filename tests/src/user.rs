@@ -17,6 +17,7 @@ pub fn as_nobody(name: &str, programs: &[&str]) -> bool {
     if !rustix::process::geteuid().is_root() {
         return true;
     }
+    let _turn = crate::world::turn();
     let folder = Folder::new();
     let mut command = Command::new(folder.copy(std::env::current_exe().unwrap()));
     command.args(["--exact", name, "--nocapture"]).current_dir("/");

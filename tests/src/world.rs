@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::path::Path;
-use std::sync::{Arc, Barrier, Mutex, PoisonError};
+use std::sync::{Arc, Barrier, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
@@ -42,7 +42,7 @@ pub struct World {
 /// # Panics
 /// The case failed, or something of it is still there.
 pub fn run(case: impl FnOnce(&World)) {
-    let _turn = TURN.lock().unwrap_or_else(PoisonError::into_inner);
+    let _turn = turn();
     log();
     let world = World::new();
     {
@@ -50,6 +50,11 @@ pub fn run(case: impl FnOnce(&World)) {
         case(&world);
     }
     world.assert_nothing_left();
+}
+
+/// Waits for this case's turn: for what starts processes and is no [`run`].
+pub fn turn() -> MutexGuard<'static, ()> {
+    TURN.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Options for tests: a worker that does not end when told is not waited for long.
