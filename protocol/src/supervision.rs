@@ -137,6 +137,8 @@ pub enum Exit {
     Code(i32),
     /// This signal ended it.
     Signal(i32),
+    /// Somebody else in the process took its exit status, or SIGCHLD is ignored.
+    Unknown,
 }
 
 impl std::fmt::Display for Exit {
@@ -144,6 +146,7 @@ impl std::fmt::Display for Exit {
         match self {
             Self::Code(code) => write!(f, "exit code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unknown => f.write_str("an unknown status"),
         }
     }
 }

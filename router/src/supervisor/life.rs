@@ -432,6 +432,19 @@ mod tests {
         life.end();
     }
 
+    #[tokio::test]
+    async fn a_process_whose_status_somebody_else_took_has_ended_all_the_same() {
+        let options = options();
+        let life = idle(&options);
+        process::kill_group(&life.process).unwrap();
+        while process::reap(&life.process).unwrap().is_none() {
+            tokio::task::yield_now().await;
+        }
+        let (_orders, mut received) = mpsc::unbounded_channel();
+        let (reports, _reports) = mpsc::unbounded_channel();
+        assert_eq!(life.run("app-1", &mut received, &reports).await.exit, Exit::Unknown);
+    }
+
     /// At the descriptor limit the process cannot be waited for; that is no reason to kill it.
     #[tokio::test(start_paused = true)]
     async fn a_process_that_cannot_be_watched_lives_until_it_ends() {

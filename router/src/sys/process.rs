@@ -103,7 +103,11 @@ pub(crate) fn has_ended(process: &Started) -> bool {
 pub(crate) fn reap(process: &Started) -> Result<Option<Exit>, Errno> {
     use std::os::fd::AsFd;
     let which = WaitId::PidFd(process.pidfd.as_fd());
-    let status = rustix::process::waitid(which, WaitIdOptions::EXITED | WaitIdOptions::NOHANG)?;
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let status = match rustix::process::waitid(which, options) {
+        Err(Errno::CHILD) => return Ok(Some(Exit::Unknown)),
+        other => other?,
+    };
     #[cfg(feature = "cli")]
     if status.is_some() {
         super::children::reaped(process.pid);

@@ -210,6 +210,8 @@ pub enum LastExit {
     Code(i32),
     /// By this signal.
     Signal(i32),
+    /// Nobody knows: its status was taken by somebody else.
+    Unknown,
 }
 
 impl From<Exit> for LastExit {
@@ -217,6 +219,7 @@ impl From<Exit> for LastExit {
         match exit {
             Exit::Code(code) => Self::Code(code),
             Exit::Signal(signal) => Self::Signal(signal),
+            Exit::Unknown => Self::Unknown,
         }
     }
 }
@@ -226,6 +229,7 @@ impl std::fmt::Display for LastExit {
         match self {
             Self::Code(code) => write!(f, "code {code}"),
             Self::Signal(signal) => write!(f, "signal {signal}"),
+            Self::Unknown => f.write_str("unknown"),
         }
     }
 }
