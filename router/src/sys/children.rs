@@ -60,10 +60,14 @@ pub(crate) enum Look {
 ///
 /// # Errors
 /// As `waitid(2)`; that there are no children is none.
-pub(crate) fn reap_orphans(mut each: impl FnMut(Pid)) -> io::Result<Look> {
+pub(crate) fn reap_orphans(each: impl FnMut(Pid)) -> io::Result<Look> {
+    reap_all_but(|child| own().contains(&child.as_raw_nonzero().get()), each)
+}
+
+fn reap_all_but(is_own: impl Fn(Pid) -> bool, mut each: impl FnMut(Pid)) -> io::Result<Look> {
     for _ in 0..TURN {
         let Some(child) = ended_child()? else { return Ok(Look::Done) };
-        if own().contains(&child.as_raw_nonzero().get()) {
+        if is_own(child) {
             return Ok(Look::Done);
         }
         // By its number, which is its own until this.
@@ -94,4 +98,33 @@ fn ended_child() -> io::Result<Option<Pid>> {
     // SAFETY: waitid filled in the fields of SIGCHLD, or left the zeros.
     let pid = unsafe { info.si_pid() };
     Ok(Pid::from_raw(pid))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+    use std::process::Command;
+
+    use super::*;
+    use crate::sys::process;
+
+    fn is_own(child: Pid) -> bool {
+        own().contains(&child.as_raw_nonzero().get())
+    }
+
+    #[test]
+    fn a_child_is_its_starters_until_it_is_reaped() {
+        let (port, _other) = vestibule_protocol::sys::seqpacket_pair().unwrap();
+        let child = process::spawn(&mut Command::new("true"), port.as_fd()).unwrap();
+        assert!(is_own(child.pid));
+        while !process::has_ended(&child) {
+            std::thread::yield_now();
+        }
+        // It may be shown, or another test's child: nobody takes either.
+        let looked = reap_all_but(|_| true, |child| panic!("{child:?} is taken")).unwrap();
+        assert_eq!(looked, Look::Done);
+        assert!(is_own(child.pid), "it has ended, and somebody waits for how");
+        assert!(process::reap(&child).unwrap().is_some());
+        assert!(!is_own(child.pid), "the number may be another's from here on");
+    }
 }
