@@ -273,6 +273,14 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
             stuck.as_mut().reset(due.into());
             watching = true;
         }
+        // Looked at here, too: a worker that always has more to say keeps the timer's arm below from
+        // ever being reached.
+        if watching && stuck.deadline() <= tokio::time::Instant::now() {
+            match shared.step(|core| core.stuck(worker, Instant::now())) {
+                Some(due) => stuck.as_mut().reset(due.into()),
+                None => watching = false,
+            }
+        }
         if obstruction == Obstruction::Later && !retrying {
             retry.as_mut().reset((Instant::now() + RETRY).into());
             retrying = true;
@@ -304,12 +312,8 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
                 retrying = false;
                 shared.step(|core| core.unblock(worker.slot));
             }
-            () = &mut stuck, if watching => {
-                match shared.step(|core| core.stuck(worker, Instant::now())) {
-                    Some(due) => stuck.as_mut().reset(due.into()),
-                    None => watching = false,
-                }
-            }
+            // It is due: see above.
+            () = &mut stuck, if watching => {}
             // A worker that always has more to say: its own bounds were looked at just now, and all
             // others have their turn before the next packet.
             () = tokio::task::yield_now(), if crowded => crowded = false,

@@ -1,6 +1,7 @@
 //! One place of a pool, and the process in it.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::Notify;
 use vestibule_protocol::handshake::Acks;
@@ -61,6 +62,8 @@ pub(crate) struct Slot {
     pub(crate) handoff: Handoff,
     pub(crate) control: Vec<Control>,
     pub(crate) obstruction: Obstruction,
+    /// Since when its queue in the kernel has been full: it takes nothing out.
+    pub(crate) blocked_since: Option<Instant>,
     /// This process said hello once.
     pub(crate) greeted: bool,
     /// `terminate()` was called: no event of it any more but the exit.
@@ -106,6 +109,7 @@ impl Slot {
             handoff: Handoff::default(),
             control: Vec::new(),
             obstruction: Obstruction::None,
+            blocked_since: None,
             greeted: false,
             silenced: false,
             held: false,
@@ -132,6 +136,7 @@ impl Slot {
         }
         self.control = vec![Control::Attach];
         self.obstruction = Obstruction::None;
+        self.blocked_since = None;
         self.greeted = false;
         self.choked = false;
         self.received = 0;
@@ -160,6 +165,16 @@ impl Slot {
     /// Whether nobody will take this process's place.
     pub(crate) fn is_unwanted(&self) -> bool {
         self.silenced || self.finishing
+    }
+
+    /// Since when the worker has left something alone: an offer, or what could not even be sent because
+    /// it takes nothing out of its queue.
+    pub(crate) fn oldest_wait(&self) -> Option<Instant> {
+        let unsent = self.blocked_since.filter(|_| self.handoff.waiting() > 0);
+        match (self.handoff.oldest_offer(), unsent) {
+            (Some(offer), Some(unsent)) => Some(offer.min(unsent)),
+            (offer, unsent) => offer.or(unsent),
+        }
     }
 
     /// Whether the slot is empty for good.

@@ -34,7 +34,7 @@ impl Core {
         self.send_waiting(slot, now);
         if let Some(place) = self.slot(slot)
             && (place.obstruction != Obstruction::None
-                || (!place.watched && place.handoff.oldest_offer().is_some()))
+                || (!place.watched && place.oldest_wait().is_some()))
         {
             // Its task may wait for nothing but packets: somebody has to try again, or to notice
             // that no answer comes. Once for many offers: the task watches on while there are some.
@@ -65,8 +65,14 @@ impl Core {
                 Err(error) => Err(error),
             };
             match result {
-                Ok(Flushed::Done) => return,
-                Ok(Flushed::Blocked) => place.obstruction = Obstruction::Blocked,
+                Ok(Flushed::Done) => {
+                    place.blocked_since = None;
+                    return;
+                }
+                Ok(Flushed::Blocked) => {
+                    place.obstruction = Obstruction::Blocked;
+                    place.blocked_since.get_or_insert(now);
+                }
                 Ok(Flushed::Later) => place.obstruction = Obstruction::Later,
                 Ok(Flushed::Unsendable) => {
                     if let Some(entry) = place.handoff.take_unsendable() {
@@ -98,7 +104,7 @@ impl Core {
     pub(crate) fn watch_offers(&mut self, worker: WorkerId) -> Option<Instant> {
         let bound = self.settings.stuck_timeout;
         let place = self.current(worker).filter(|place| !place.watched)?;
-        let oldest = place.handoff.oldest_offer()?;
+        let oldest = place.oldest_wait()?;
         place.watched = true;
         // Without a bound that the clock can name there is nothing to wait for.
         oldest.checked_add(bound)
@@ -109,7 +115,7 @@ impl Core {
     pub(crate) fn stuck(&mut self, worker: WorkerId, now: Instant) -> Option<Instant> {
         let bound = self.settings.stuck_timeout;
         let place = self.current(worker)?;
-        let Some(oldest) = place.handoff.oldest_offer() else {
+        let Some(oldest) = place.oldest_wait() else {
             place.watched = false;
             return None;
         };
