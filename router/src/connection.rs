@@ -82,6 +82,12 @@ impl Connection {
         self.paused.restore()
     }
 
+    /// Ends the connection for its client, whoever else holds a copy.
+    pub(crate) fn end(&self) {
+        // Fails only if the client was first.
+        let _ = rustix::net::shutdown(&self.paused, rustix::net::Shutdown::Both);
+    }
+
     pub(crate) fn release(self) {
         self.paused.release();
     }

@@ -70,6 +70,29 @@ impl<Out: Serialize + Send + Sync + 'static, In: DeserializeOwned> ControlPort<O
         sender
     }
 
+    /// As [`recv`](Self::recv), from a side that sends no descriptors: what comes all the same is
+    /// closed on a thread of its own, as a close can block.
+    ///
+    /// # Errors
+    /// What arrived is no message of the other side.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn recv_bare(&mut self) -> Result<Option<In>, ControlError> {
+        let packet = match self.socket.receive(&mut self.buffer).await {
+            Ok(packet) => packet,
+            Err(ReceiveError::Closed) => return Ok(None),
+            Err(error) => return Err(error.into()),
+        };
+        if packet.header.kind != kind::SUPERVISION {
+            return Err(ControlError::Kind(packet.header.kind));
+        }
+        let message = vestibule_protocol::codec::decode(packet.header.codec, packet.body)?;
+        self.buffer.clear();
+        Ok(Some(message))
+    }
+
     /// The next message; `None` at the end. At this process's descriptor limit a message comes
     /// without the descriptor that it had: what that means is for whoever knows the message.
     ///

@@ -85,8 +85,8 @@ impl RouterProcess {
         let Self { control, exited, killed, .. } = self;
         tokio::select! {
             biased;
-            message = control.recv(), if !*killed => match message {
-                Ok(Some((message, _))) => RouterEvent::Said(message),
+            message = control.recv_bare(), if !*killed => match message {
+                Ok(Some(message)) => RouterEvent::Said(message),
                 Ok(None) => RouterEvent::Silent,
                 Err(error) => {
                     tracing::error!(%error, "the router cannot be understood");

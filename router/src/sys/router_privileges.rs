@@ -4,6 +4,7 @@ use std::io;
 
 use rustix::io::Errno;
 use rustix::process::{DumpableBehavior, Pid, Signal};
+use rustix::thread::{CapabilitySet, CapabilitySets};
 
 /// A privilege that could not be dropped.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,17 @@ pub(crate) fn drop_to(identity: Option<(u32, u32)>, parent: u32) -> Result<(), P
         become_user(user, group)?;
     }
     let step = |step| move |source: Errno| PrivilegeError::Step { step, source: source.into() };
+    // Changing from root drops them by itself; an ordinary user with some keeps them otherwise.
+    rustix::thread::clear_ambient_capability_set().map_err(step("ambient capabilities"))?;
+    let none = CapabilitySets {
+        effective: CapabilitySet::empty(),
+        permitted: CapabilitySet::empty(),
+        inheritable: CapabilitySet::empty(),
+    };
+    rustix::thread::set_capabilities(None, none).map_err(step("capabilities"))?;
+    if identity.is_some_and(|(user, _)| user != 0) && regains_root() {
+        return Err(PrivilegeError::Regained);
+    }
     rustix::thread::set_no_new_privs(true).map_err(step("no_new_privs"))?;
     rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
         .map_err(step("not dumpable"))?;
@@ -54,10 +66,12 @@ fn become_user(user: u32, group: u32) -> Result<(), PrivilegeError> {
     // SAFETY: takes numbers only.
     call("setresgid", unsafe { libc::setresgid(group, group, group) })?;
     // SAFETY: takes numbers only. The C library changes every thread.
-    call("setresuid", unsafe { libc::setresuid(user, user, user) })?;
+    call("setresuid", unsafe { libc::setresuid(user, user, user) })
+}
+
+fn regains_root() -> bool {
     // SAFETY: takes numbers only.
-    let regained = user != 0 && unsafe { libc::setresuid(0, 0, 0) } == 0;
-    if regained { Err(PrivilegeError::Regained) } else { Ok(()) }
+    unsafe { libc::setresuid(0, 0, 0) == 0 }
 }
 
 fn call(step: &'static str, result: libc::c_int) -> Result<(), PrivilegeError> {

@@ -6,6 +6,7 @@ use vestibule_protocol::supervision::{Exit, FromRouter, WorkerId};
 
 use super::Core;
 use crate::event::{UndeliveredReason, WorkerError, WorkerEvent};
+use crate::handoff::Cargo;
 use crate::link::Link;
 use crate::pool::slot::{Control, State};
 
@@ -171,6 +172,11 @@ impl Core {
         for mut entry in offered {
             entry.attempts += 1;
             if shared {
+                // Whoever still holds the port may hold a copy, too: a close here would tell the
+                // client nothing.
+                if let Cargo::Connection(connection) = &entry.cargo {
+                    connection.end();
+                }
                 self.counters.touched += u64::from(entry.is_connection());
                 self.close_silently(slot, entry, UndeliveredReason::Touched);
             } else {
