@@ -63,6 +63,12 @@ impl<Out: Serialize + Send + Sync + 'static, In: DeserializeOwned> ControlPort<O
         Ok(Self { socket, buffer: PacketBuffer::default(), types: PhantomData })
     }
 
+    /// Ends the conversation for both sides, whoever else holds this end.
+    #[cfg(feature = "cli")]
+    pub(crate) fn shutdown(&self) {
+        self.socket.shutdown();
+    }
+
     /// Starts the task that sends. It ends when every sender is dropped or the other side is gone.
     pub(crate) fn sender(&self) -> mpsc::UnboundedSender<Parcel<Out>> {
         let (sender, queue) = mpsc::unbounded_channel();

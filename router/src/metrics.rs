@@ -12,7 +12,7 @@ use crate::sys::page::{NUMBERS, Page};
 const ACCEPTED: usize = 0;
 /// One number a reason, in the order of [`Reason::ALL`].
 const FIRST_REASON: usize = 8;
-/// What pools count begins here; six numbers each, in eight.
+/// What pools count begins here; seven numbers each, in eight.
 const FIRST_POOL: usize = 32;
 const POOL: usize = 8;
 

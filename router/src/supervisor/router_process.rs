@@ -3,6 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::Command;
+use std::time::Duration;
 
 use tokio::io::unix::AsyncFd;
 use tokio::sync::mpsc;
@@ -13,6 +14,10 @@ use vestibule_protocol::sys::seqpacket_pair;
 use crate::control::{ControlPort, Parcel};
 use crate::sys::process::{self, Started};
 use crate::sys::reactor;
+
+/// How long a router may take to end when everything else has. What this process may not kill dies
+/// with it (its parent-death signal).
+const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What a router does.
 #[derive(Debug)]
@@ -110,9 +115,12 @@ impl RouterProcess {
 
     /// Ends it and waits for it.
     pub(crate) async fn end(self) {
+        // It ends with its channel, even where this process has no right to signal it.
+        self.control.shutdown();
         self.kill();
-        ended(&self.exited).await;
-        self.reap();
+        if tokio::time::timeout(LAST_PATIENCE, ended(&self.exited)).await.is_ok() {
+            self.reap();
+        }
     }
 }
 
