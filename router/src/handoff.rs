@@ -105,9 +105,18 @@ pub(crate) enum Fault {
     NotBehind(u64),
 }
 
+/// An entry's place in the queue, which it keeps from when it was given to the worker until it is
+/// settled: entries are large, and moving them is a good part of what a hand-over costs.
 #[derive(Debug)]
-struct Offered {
+struct Place {
+    /// `None` where a refusal came before the acknowledgement.
     entry: Option<Entry>,
+    /// `None` while it waits to be sent.
+    offer: Option<Offer>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Offer {
     since: Instant,
     /// Another stands before it in the same packet.
     follows: bool,
@@ -116,10 +125,10 @@ struct Offered {
 /// The state of one worker's hand-over.
 #[derive(Debug)]
 pub(crate) struct Handoff {
-    /// Offered entries, oldest first; `None` where a refusal came before the acknowledgement.
-    offered: VecDeque<Offered>,
-    /// Entries that wait to be sent.
-    waiting: VecDeque<Entry>,
+    /// Offered entries, oldest first, then those that wait to be sent.
+    queue: VecDeque<Place>,
+    /// How many of them are offered.
+    offered: usize,
     waiting_bytes: usize,
     /// Sequence of the oldest offered entry.
     first: u64,
@@ -134,8 +143,8 @@ pub(crate) struct Handoff {
 impl Default for Handoff {
     fn default() -> Self {
         Self {
-            offered: VecDeque::new(),
-            waiting: VecDeque::new(),
+            queue: VecDeque::new(),
+            offered: 0,
             waiting_bytes: 0,
             first: 1,
             connections: 0,
@@ -148,7 +157,7 @@ impl Default for Handoff {
 impl Handoff {
     /// A worker said hello: sequences go on after the last that it received, and this is its load.
     pub(crate) fn begin(&mut self, received: u64, open: u32) {
-        debug_assert!(self.offered.is_empty(), "nothing is offered before hello");
+        debug_assert!(self.offered == 0, "nothing is offered before hello");
         self.first = received.saturating_add(1);
         self.reported = open;
     }
@@ -165,54 +174,58 @@ impl Handoff {
 
     /// Offers without an answer.
     pub(crate) fn in_flight(&self) -> usize {
-        self.offered.len()
+        self.offered
     }
 
     /// Messages that wait to be sent.
     pub(crate) fn waiting(&self) -> usize {
-        self.waiting.len()
+        self.queue.len() - self.offered
     }
 
     /// Whether the queue before this worker takes no more (1,024 messages or 1 MiB; a single larger
     /// message is taken when nothing waits before it).
     pub(crate) fn is_full(&self, entry: &Entry) -> bool {
-        self.waiting.len() >= QUEUE_MESSAGES
-            || (!self.waiting.is_empty() && self.waiting_bytes + entry.data.len() > QUEUE_BYTES)
+        self.waiting() >= QUEUE_MESSAGES
+            || (self.waiting() > 0 && self.waiting_bytes + entry.data.len() > QUEUE_BYTES)
     }
 
     /// Puts an entry at the end of the queue.
     pub(crate) fn push(&mut self, entry: Entry) {
         self.connections += u32::from(entry.is_connection());
         self.waiting_bytes += entry.data.len();
-        self.waiting.push_back(entry);
+        self.queue.push_back(Place { entry: Some(entry), offer: None });
     }
 
     /// Sequence of the next entry that is sent.
     pub(crate) fn next_sequence(&self) -> u64 {
-        self.first + self.offered.len() as u64
+        self.first + self.offered as u64
     }
 
     /// The entries that wait, oldest first.
     pub(crate) fn waiting_entries(&self) -> impl Iterator<Item = &Entry> {
-        self.waiting.iter()
+        self.queue.range(self.offered..).filter_map(|place| place.entry.as_ref())
     }
 
     /// The first `count` waiting entries were sent to the worker of this name, in one packet.
     pub(crate) fn sent(&mut self, count: usize, now: Instant, worker: &str) {
         let mut follows = false;
-        for entry in self.waiting.drain(..count.min(self.waiting.len())) {
-            self.waiting_bytes -= entry.data.len();
-            if let Cargo::Connection(connection) = &entry.cargo {
-                connection.trace().handed_over(worker);
+        let count = count.min(self.waiting());
+        for place in self.queue.range_mut(self.offered..self.offered + count) {
+            if let Some(entry) = &place.entry {
+                self.waiting_bytes -= entry.data.len();
+                if let Cargo::Connection(connection) = &entry.cargo {
+                    connection.trace().handed_over(worker);
+                }
             }
-            self.offered.push_back(Offered { entry: Some(entry), since: now, follows });
+            place.offer = Some(Offer { since: now, follows });
             follows = true;
         }
+        self.offered += count;
     }
 
     /// Takes out the first waiting entry: it can never be sent.
     pub(crate) fn take_unsendable(&mut self) -> Option<Entry> {
-        let entry = self.waiting.pop_front()?;
+        let entry = self.queue.remove(self.offered)?.entry?;
         self.forget(&entry);
         self.waiting_bytes -= entry.data.len();
         Some(entry)
@@ -220,7 +233,7 @@ impl Handoff {
 
     /// When the oldest offer without an answer was made.
     pub(crate) fn oldest_offer(&self) -> Option<Instant> {
-        self.offered.front().map(|offered| offered.since)
+        self.queue.front()?.offer.map(|offer| offer.since)
     }
 
     /// The worker reported how many connections it holds.
@@ -241,12 +254,13 @@ impl Handoff {
         let count = (sequence + 1).saturating_sub(self.first) as usize;
         let mut settled = 0;
         for _ in 0..count {
-            if let Some(Offered { entry: Some(entry), .. }) = self.offered.pop_front() {
+            if let Some(Place { entry: Some(entry), .. }) = self.queue.pop_front() {
                 self.forget(&entry);
                 entry.settle();
                 settled += 1;
             }
         }
+        self.offered -= count;
         self.first += count as u64;
         Ok(settled)
     }
@@ -288,7 +302,8 @@ impl Handoff {
     /// Whether an offer without an answer stands behind another in its packet.
     fn follows(&self, sequence: u64) -> Result<bool, Fault> {
         let index = self.index(sequence)?;
-        self.offered.get(index).map(|offered| offered.follows).ok_or(Fault::Twice(sequence))
+        let offer = self.queue.get(index).and_then(|place| place.offer);
+        offer.map(|offer| offer.follows).ok_or(Fault::Twice(sequence))
     }
 
     /// Where a sequence stands among the offers.
@@ -302,11 +317,12 @@ impl Handoff {
 
     fn take(&mut self, sequence: u64) -> Result<Entry, Fault> {
         let index = self.index(sequence)?;
-        let entry = self.offered.get_mut(index).and_then(|offered| offered.entry.take());
+        let entry = self.queue.get_mut(index).and_then(|place| place.entry.take());
         let entry = entry.ok_or(Fault::Twice(sequence))?;
         self.forget(&entry);
-        while self.offered.front().is_some_and(|offered| offered.entry.is_none()) {
-            self.offered.pop_front();
+        while self.queue.front().is_some_and(|place| place.entry.is_none()) {
+            self.queue.pop_front();
+            self.offered -= 1;
             self.first += 1;
         }
         Ok(entry)
@@ -314,9 +330,9 @@ impl Handoff {
 
     /// The worker is gone: what was offered and never answered, and what was never sent.
     pub(crate) fn abandon(&mut self) -> (Vec<Entry>, Vec<Entry>) {
-        let offered: Vec<Entry> =
-            self.offered.drain(..).filter_map(|offered| offered.entry).collect();
         let waiting = self.abandon_waiting();
+        let offered: Vec<Entry> = self.queue.drain(..).filter_map(|place| place.entry).collect();
+        self.offered = 0;
         self.first += offered.len() as u64;
         self.connections = 0;
         self.reported = 0;
@@ -325,7 +341,8 @@ impl Handoff {
 
     /// The worker takes nothing new: what was never sent.
     pub(crate) fn abandon_waiting(&mut self) -> Vec<Entry> {
-        let waiting: Vec<Entry> = self.waiting.drain(..).collect();
+        let waiting: Vec<Entry> =
+            self.queue.drain(self.offered..).filter_map(|place| place.entry).collect();
         for entry in &waiting {
             self.forget(entry);
         }

@@ -99,6 +99,7 @@ impl Shared {
     pub(crate) fn hand_over(&self, burst: &mut Vec<Connection>) -> Vec<(Refused, Connection)> {
         let mut refused = Vec::new();
         self.step(|core| {
+            core.begin_burst();
             for connection in burst.drain(..) {
                 let entry = Entry::new(Data::NONE, Cargo::Connection(connection));
                 if let Err((reason, entry)) = core.offer(entry)

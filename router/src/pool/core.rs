@@ -17,6 +17,7 @@ mod waiting;
 
 use std::collections::VecDeque;
 use std::sync::Arc;
+use std::time::Instant;
 
 use tokio::sync::mpsc;
 use vestibule_protocol::supervision::{FromRouter, WorkerId};
@@ -81,6 +82,8 @@ pub(crate) struct Core {
     signals: Signals,
     counters: Counters,
     closing: bool,
+    /// The time, while a burst is placed.
+    burst: Option<Instant>,
 }
 
 impl Core {
@@ -105,6 +108,7 @@ impl Core {
             signals: Signals::default(),
             counters: Counters::default(),
             closing: false,
+            burst: None,
         }
     }
 
@@ -124,7 +128,9 @@ impl Core {
         self.queue.len()
     }
 
+    /// What a step has to tell, at its end.
     pub(crate) fn take_signals(&mut self) -> Signals {
+        self.burst = None;
         std::mem::take(&mut self.signals)
     }
 

@@ -26,6 +26,15 @@ enum Next {
 }
 
 impl Core {
+    /// Many entries are placed in this step: the clock is read once for all of them.
+    pub(crate) fn begin_burst(&mut self) {
+        self.burst = Some(self.now());
+    }
+
+    fn now(&self) -> Instant {
+        self.burst.unwrap_or_else(now)
+    }
+
     /// Finds a worker for an entry, or a place in the queue.
     pub(super) fn place(&mut self, entry: Entry) -> Result<(), (Refused, Entry)> {
         let lane = match self.choose(&entry) {
@@ -38,7 +47,7 @@ impl Core {
         if let Cargo::Connection(connection) = &entry.cargo {
             connection.trace().queued();
         }
-        match self.queue.push(lane, entry, now()) {
+        match self.queue.push(lane, entry, self.now()) {
             Ok(first) => {
                 self.signals.queued |= first;
                 Ok(())
@@ -195,7 +204,7 @@ impl Core {
     /// The balance's choice for what has no key.
     fn choose_any(&mut self, tried: &[u32]) -> Choice {
         while let Some(slot) = self.picker.best() {
-            if !self.picker.is_sluggish(slot) && self.is_sluggish(slot, Instant::now) {
+            if !self.picker.is_sluggish(slot) && self.is_sluggish(slot, || self.now()) {
                 self.refresh_as(slot, true);
                 continue;
             }
