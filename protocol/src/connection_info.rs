@@ -96,9 +96,9 @@ impl Builder {
             TAG_ID => self.id = Some(field.u64()?),
             TAG_PEER => self.peer = Some(address(field)?),
             TAG_DESTINATION => self.destination = Some(address(field)?),
-            TAG_LISTENER => self.listener = Some(names.intern(field.text()?)),
-            TAG_ROUTE => self.route = Some(names.intern(field.text()?)),
-            TAG_PEER_CONTEXT => self.peer_context = Some(names.intern(field.text()?)),
+            TAG_LISTENER => self.listener = Some(names.read(field)?),
+            TAG_ROUTE => self.route = Some(names.read(field)?),
+            TAG_PEER_CONTEXT => self.peer_context = Some(names.read(field)?),
             TAG_ACCEPTED => self.accepted = field.u64()?,
             _ => {}
         }
@@ -130,10 +130,23 @@ pub struct Names {
 const KEPT_NAMES: usize = 8;
 
 impl Names {
-    fn intern(&mut self, name: &str) -> Arc<str> {
-        if let Some(known) = self.kept.iter().find(|known| &***known == name) {
-            return Arc::clone(known);
+    fn read(&mut self, field: &Field<'_>) -> Result<Arc<str>, TlvError> {
+        // A name that is known is text.
+        match self.known(field.value) {
+            Some(known) => Ok(known),
+            None => Ok(self.keep(field.text()?)),
         }
+    }
+
+    fn intern(&mut self, name: &str) -> Arc<str> {
+        self.known(name.as_bytes()).unwrap_or_else(|| self.keep(name))
+    }
+
+    fn known(&self, name: &[u8]) -> Option<Arc<str>> {
+        self.kept.iter().find(|known| known.as_bytes() == name).map(Arc::clone)
+    }
+
+    fn keep(&mut self, name: &str) -> Arc<str> {
         let new: Arc<str> = Arc::from(name);
         match self.kept.get_mut(self.next) {
             Some(place) => *place = Arc::clone(&new),

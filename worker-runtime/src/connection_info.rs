@@ -25,6 +25,15 @@ struct Passed {
     requested: AtomicBool,
 }
 
+/// Whose extractors will look into a request's extensions: each thing in them is an allocation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Extras {
+    /// A hyper service's: it looks for what this crate documents.
+    Plain,
+    /// A tower service's, which may be axum's router.
+    Tower,
+}
+
 impl ConnectionInfo {
     pub(crate) fn new(facts: Facts, message: Data, typed: Option<Box<dyn Typed>>) -> Self {
         let requested = AtomicBool::new(false);
@@ -47,10 +56,15 @@ impl ConnectionInfo {
     }
 
     /// Puts what belongs to every request of this connection into its extensions.
-    pub(crate) fn insert(&self, extensions: &mut Extensions) {
+    pub(crate) fn insert(&self, extras: Extras, extensions: &mut Extensions) {
         extensions.insert(self.clone());
-        #[cfg(feature = "axum")]
-        extensions.insert(axum::extract::ConnectInfo(self.clone()));
+        match extras {
+            Extras::Plain => {}
+            Extras::Tower => {
+                #[cfg(feature = "axum")]
+                extensions.insert(axum::extract::ConnectInfo(self.clone()));
+            }
+        }
         if self.0.message.codec() != vestibule_protocol::Codec::None {
             extensions.insert(Posted(self.clone()));
         }

@@ -19,10 +19,10 @@ use pin_project_lite::pin_project;
 use vestibule_protocol::port::SocketError;
 
 use crate::adopt::Arrival;
-use crate::connection_info::ConnectionInfo;
+use crate::connection_info::{ConnectionInfo, Extras};
 use crate::drain::Key;
 use crate::event::Connection;
-use crate::http_timer::HeadTimer;
+use crate::http_timer::{HeadTimer, HeadWait};
 use crate::inbox::{self, Fault, Mode};
 use crate::link::Link;
 use crate::scope::WorkerScope;
@@ -52,8 +52,9 @@ impl WorkerScope {
     /// connection that was acknowledged gets an answer to its first request even then.
     ///
     /// Each request has in its extensions: [`ConnectionInfo`], with feature `axum` also
-    /// `ConnectInfo<ConnectionInfo>`; [`Posted`](crate::Posted) if a message was posted with the
-    /// connection; `Message<T>` after [`message::<T>()`](Self::message). Upgrades (websockets) work.
+    /// `ConnectInfo<ConnectionInfo>`, which axum's extractors look for; [`Posted`](crate::Posted) if a
+    /// message was posted with the connection; `Message<T>` after [`message::<T>()`](Self::message).
+    /// Upgrades (websockets) work.
     ///
     /// Messages that are no connections go to the [handler](Self::on_event); without one they are
     /// refused to their sender.
@@ -76,10 +77,11 @@ impl WorkerScope {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
-        self.serve_service(TowerToHyperService::new(service)).await
+        self.serve_with(TowerToHyperService::new(service), Extras::Tower).await
     }
 
-    /// As [`serve`](Self::serve), for a plain hyper service (`hyper::service::service_fn`).
+    /// As [`serve`](Self::serve), for a plain hyper service (`hyper::service::service_fn`): requests
+    /// carry nothing that only axum looks for.
     ///
     /// # Errors
     /// As [`serve`](Self::serve).
@@ -95,9 +97,21 @@ impl WorkerScope {
         B::Data: Send,
         B::Error: Into<BoxError>,
     {
+        self.serve_with(service, Extras::Plain).await
+    }
+
+    async fn serve_with<S, B>(&self, service: S, extras: Extras) -> Result<(), ServeError>
+    where
+        S: Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
+        S::Future: Send + 'static,
+        S::Error: Into<BoxError>,
+        B: Body + Send + 'static,
+        B::Data: Send,
+        B::Error: Into<BoxError>,
+    {
         let link = self.link();
         link.bind()?;
-        let settings = link.settings();
+        let server = Arc::new(Server::new(Arc::clone(link), extras));
         let mut inbox = link.inbox().lock().await;
         let mut finished = pin!(link.connections().finished());
         loop {
@@ -105,12 +119,7 @@ impl WorkerScope {
                 match arrival {
                     Arrival::Connection(connection) => {
                         let service = service.clone();
-                        tokio::spawn(serve_connection(
-                            Arc::clone(link),
-                            Arc::clone(&settings),
-                            connection,
-                            service,
-                        ));
+                        tokio::spawn(serve_connection(Arc::clone(&server), connection, service));
                     }
                     Arrival::Event(event) => inbox::hand_over(link, event),
                 }
@@ -128,13 +137,26 @@ impl WorkerScope {
     }
 }
 
-/// Serves one connection until it ends.
-async fn serve_connection<S, B>(
+/// What all connections of one server share.
+struct Server {
     link: Arc<Link>,
     settings: Arc<Settings>,
-    connection: Connection,
-    service: S,
-) where
+    http: http1::Builder,
+    extras: Extras,
+}
+
+impl Server {
+    fn new(link: Arc<Link>, extras: Extras) -> Self {
+        let settings = link.settings();
+        let mut http = http1::Builder::new();
+        http.timer(HeadTimer::new()).header_read_timeout(HeadTimer::ANY);
+        Self { link, settings, http, extras }
+    }
+}
+
+/// Serves one connection until it ends.
+async fn serve_connection<S, B>(server: Arc<Server>, connection: Connection, service: S)
+where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
     S::Future: Send + 'static,
     S::Error: Into<BoxError>,
@@ -143,20 +165,25 @@ async fn serve_connection<S, B>(
     B::Error: Into<BoxError>,
 {
     let Connection { stream, info } = connection;
-    let mut end = End { link: &link, key: stream.key(), state: EndState::Unknown };
-    let mut builder = http1::Builder::new();
-    let later = settings.keep_alive_timeout;
-    let first = settings.first_request_timeout;
-    let timer = HeadTimer::new(Arc::clone(&link), stream.key(), first, later);
-    builder.timer(timer).header_read_timeout(later);
-    let service = WithInfo { service, info: info.clone(), link: Arc::clone(&link) };
-    let mut http = pin!(builder.serve_connection(TokioIo::new(stream), service).with_upgrades());
+    let Server { link, settings, .. } = &*server;
+    let key = stream.key();
+    let mut end = End { link, key, state: EndState::Unknown };
+    let mut head = HeadWait::NONE;
+    let service = WithInfo { service, info: info.clone(), server: Arc::clone(&server) };
+    let http = server.http.serve_connection(TokioIo::new(stream), service);
+    let mut http = pin!(http.with_upgrades());
     let served = poll_fn(|cx| {
         loop {
-            if let Poll::Ready(served) = http.as_mut().poll(cx) {
+            if let Poll::Ready(served) = head.within(|| http.as_mut().poll(cx)) {
                 return Poll::Ready(served);
             }
-            if !end.is_due(cx, &info) {
+            // First: the table that wakes a late client's task knows the task from here on.
+            let ends = end.is_due(cx, &info);
+            let (first, later) = (settings.first_request_timeout, settings.keep_alive_timeout);
+            if let Some(due) = head.news(first, later) {
+                link.expect_head(key, due);
+            }
+            if !ends {
                 return Poll::Pending;
             }
             http.as_mut().graceful_shutdown();
@@ -209,7 +236,7 @@ impl End<'_> {
 struct WithInfo<S> {
     service: S,
     info: ConnectionInfo,
-    link: Arc<Link>,
+    server: Arc<Server>,
 }
 
 impl<S, B> Service<Request<Incoming>> for WithInfo<S>
@@ -222,8 +249,8 @@ where
 
     fn call(&self, mut request: Request<Incoming>) -> Answer<S::Future> {
         self.info.note_request();
-        self.info.insert(request.extensions_mut());
-        Answer { answer: self.service.call(request), link: Arc::clone(&self.link) }
+        self.info.insert(self.server.extras, request.extensions_mut());
+        Answer { answer: self.service.call(request), server: Arc::clone(&self.server) }
     }
 }
 
@@ -233,7 +260,7 @@ pin_project! {
     struct Answer<F> {
         #[pin]
         answer: F,
-        link: Arc<Link>,
+        server: Arc<Server>,
     }
 }
 
@@ -247,7 +274,7 @@ where
         let this = self.project();
         let mut answer = std::task::ready!(this.answer.poll(cx));
         if let Ok(response) = &mut answer
-            && this.link.connections().is_ending()
+            && this.server.link.connections().is_ending()
             && response.status() != StatusCode::SWITCHING_PROTOCOLS
         {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
