@@ -240,6 +240,7 @@ pub(crate) fn main() -> ExitCode {
             ExitCode::from(match error {
                 StartupError::Listen(vestibule_router::ListenError::Address(_)) => USAGE,
                 StartupError::Configuration(_)
+                | StartupError::NodeNotYet(_)
                 | StartupError::RouterUser(_)
                 | StartupError::Master(MasterError::SharedUser(_)) => CONFIGURATION,
                 StartupError::NotInherited { .. } | StartupError::Admin(_) => SYSTEM,

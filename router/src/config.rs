@@ -46,6 +46,11 @@ pub struct Overrides {
     pub here: bool,
 }
 
+/// Whether a program is Node, whose own protocol `protocol = "auto"` would mean.
+pub fn means_node(program: &Path) -> bool {
+    program.file_name().is_some_and(|name| name == "node" || name == "nodejs")
+}
+
 impl Config {
     /// Reads a file, what it includes, and what it names: programs, folders, users.
     ///

@@ -18,7 +18,9 @@ use vestibule_protocol::header::Header;
 use vestibule_protocol::limits::INLINE_MESSAGE;
 use vestibule_protocol::message::kind;
 use vestibule_protocol::port::SocketError;
-use vestibule_protocol::socket::{PacketBuffer, PacketSocket, ReceiveError, SendError, Sent};
+use vestibule_protocol::socket::{
+    Packet, PacketBuffer, PacketSocket, ReceiveError, SendError, Sent,
+};
 use vestibule_protocol::sys;
 
 /// How long a message that cannot be sent for want of buffers waits before it is tried again.
@@ -76,6 +78,20 @@ impl<Out: Serialize + Send + Sync + 'static, In: DeserializeOwned> ControlPort<O
         sender
     }
 
+    /// The next message; `None` at the end. At this process's descriptor limit a message comes
+    /// without the descriptor that it had: what that means is for whoever knows the message.
+    ///
+    /// # Errors
+    /// What arrived is no message of the other side.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn recv(&mut self) -> Result<Option<Parcel<In>>, ControlError> {
+        let Some(packet) = self.packet().await? else { return Ok(None) };
+        let message = vestibule_protocol::codec::decode(packet.header.codec, packet.body)?;
+        Ok(Some((message, packet.descriptors.pop())))
+    }
+
     /// As [`recv`](Self::recv), from a side that sends no descriptors: what comes all the same is
     /// closed on a thread of its own, as a close can block.
     ///
@@ -86,28 +102,13 @@ impl<Out: Serialize + Send + Sync + 'static, In: DeserializeOwned> ControlPort<O
     /// Safe.
     #[cfg(feature = "cli")]
     pub(crate) async fn recv_bare(&mut self) -> Result<Option<In>, ControlError> {
-        let packet = match self.socket.receive(&mut self.buffer).await {
-            Ok(packet) => packet,
-            Err(ReceiveError::Closed) => return Ok(None),
-            Err(error) => return Err(error.into()),
-        };
-        if packet.header.kind != kind::SUPERVISION {
-            return Err(ControlError::Kind(packet.header.kind));
-        }
+        let Some(packet) = self.packet().await? else { return Ok(None) };
         let message = vestibule_protocol::codec::decode(packet.header.codec, packet.body)?;
         self.buffer.clear();
         Ok(Some(message))
     }
 
-    /// The next message; `None` at the end. At this process's descriptor limit a message comes
-    /// without the descriptor that it had: what that means is for whoever knows the message.
-    ///
-    /// # Errors
-    /// What arrived is no message of the other side.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    pub(crate) async fn recv(&mut self) -> Result<Option<Parcel<In>>, ControlError> {
+    async fn packet(&mut self) -> Result<Option<Packet<'_>>, ControlError> {
         let packet = match self.socket.receive(&mut self.buffer).await {
             Ok(packet) => packet,
             Err(ReceiveError::Closed) => return Ok(None),
@@ -116,8 +117,7 @@ impl<Out: Serialize + Send + Sync + 'static, In: DeserializeOwned> ControlPort<O
         if packet.header.kind != kind::SUPERVISION {
             return Err(ControlError::Kind(packet.header.kind));
         }
-        let message = vestibule_protocol::codec::decode(packet.header.codec, packet.body)?;
-        Ok(Some((message, packet.descriptors.pop())))
+        Ok(Some(packet))
     }
 }
 

@@ -6,7 +6,7 @@ mod sockets;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use vestibule_router::config::{Config, Overrides};
+use vestibule_router::config::{self, Config, Overrides};
 use vestibule_router::listener::{bind, local_address};
 use vestibule_router::options::Output;
 use vestibule_router::role::RoleError;
@@ -29,6 +29,12 @@ pub(crate) enum StartupError {
     /// The configuration is wrong; what is has been said.
     #[error("{0} is not used")]
     Configuration(String),
+    /// A program that speaks another protocol.
+    #[error(
+        "`node-cluster`, which `run -- {0} …` means, is not there yet: a worker links the Rust runtime, \
+         or speaks what docs/wire-protocol.md says"
+    )]
+    NodeNotYet(String),
     /// `fd:NAME` names what nobody handed over.
     #[error(
         "no listening socket named `{name}` was inherited: LISTEN_FDS and LISTEN_FDNAMES name those \
@@ -54,6 +60,11 @@ pub(crate) enum StartupError {
 
 /// Listens, starts a router and workers, and stays until a signal. `log`: what the router logs.
 pub(crate) fn run(options: &Run, log: &str) -> Result<(), StartupError> {
+    if let Some(program) = options.command.first()
+        && config::means_node(Path::new(program))
+    {
+        return Err(StartupError::NodeNotYet(program.to_string_lossy().into_owned()));
+    }
     let socket = bind(&options.listen)?;
     let count = match options.workers {
         Workers::Number(number) => number.get(),

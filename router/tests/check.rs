@@ -121,3 +121,17 @@ fn what_is_no_configuration_is_told_from_a_wrong_one() {
     assert_eq!(said(&script.stderr), instead);
     assert_eq!(check(&[]).status.code(), Some(64));
 }
+
+#[test]
+fn a_program_of_another_protocol_is_refused_before_anything_starts() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vestibule"));
+    let output =
+        command.args(["run", "--listen", "127.0.0.1:0", "--", "node", "app.js"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(78));
+    assert_eq!(said(&output.stdout), "");
+    assert_eq!(
+        said(&output.stderr),
+        "vestibule: `node-cluster`, which `run -- node …` means, is not there yet: a worker links \
+         the Rust runtime, or speaks what docs/wire-protocol.md says\n"
+    );
+}

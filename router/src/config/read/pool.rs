@@ -153,9 +153,7 @@ fn command(item: &Item<'_>, report: &mut Report, inside: bool) -> Option<Command
 fn is_node(command: &Command) -> bool {
     match command {
         Command::Demo => false,
-        Command::Program { program, .. } => {
-            program.file_name().is_some_and(|name| name == "node" || name == "nodejs")
-        }
+        Command::Program { program, .. } => super::super::means_node(program),
     }
 }
 
