@@ -6,6 +6,7 @@ mod sockets;
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
+use rustix::process::{Resource, getrlimit};
 use vestibule_router::config::{self, Config, Overrides};
 use vestibule_router::listener::{bind, local_address};
 use vestibule_router::options::Output;
@@ -124,6 +125,14 @@ fn admin_socket(named: Option<&Path>, strict: bool) -> Result<Option<AdminSocket
     }
 }
 
+/// Connections that a worker can hold: its descriptor limit, to which the soft one is raised, less what
+/// a program needs for itself.
+fn most_connections(nofile: Option<u64>) -> u32 {
+    const ITS_OWN: u64 = 64;
+    let limit = nofile.or_else(|| getrlimit(Resource::Nofile).maximum).unwrap_or(u64::MAX);
+    u32::try_from(limit.saturating_sub(ITS_OWN).max(1)).unwrap_or(u32::MAX)
+}
+
 /// `vestibule router`, which only the supervisor starts.
 pub(crate) fn router() -> Result<(), StartupError> {
     // `/proc/self/exe` would show as `exe` in `ps` and `top`. A name is no condition for serving.
@@ -145,6 +154,7 @@ fn worker_options(options: &Run, port: u16) -> WorkerOptions {
         .restart(Restart::default())
         .output(Output::Lines)
         .no_new_privileges()
+        .max_connections(most_connections(None))
         .port(port);
     match &options.user {
         Some(user) => worker.user(user),

@@ -12,7 +12,7 @@ use vestibule_router::supervisor::master::{Plan, PoolPlan};
 use vestibule_router::supervisor::router_user;
 use vestibule_router::{Restart, WorkerOptions};
 
-use super::{StartupError, cpus, sockets::Inherited};
+use super::{StartupError, cpus, most_connections, sockets::Inherited};
 
 /// Offers without an answer are never called stuck: longer than any process lives.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
@@ -93,9 +93,8 @@ fn options(config: &Config, pool: &config::Pool, port: Option<u16>) -> WorkerOpt
     if let Some(port) = port {
         options = options.port(port);
     }
-    if let Some(most) = *pool.max_connections {
-        options = options.max_connections(most);
-    }
+    let most = pool.max_connections.unwrap_or_else(|| most_connections(*pool.nofile));
+    options = options.max_connections(most);
     identity(options, pool)
 }
 
