@@ -124,7 +124,7 @@ fn host_pid(master: &Master, own: &str) -> u32 {
 
 #[test]
 fn as_pid_1_it_reaps_orphans_and_loses_no_child() {
-    let mut behind = vec!["unshare", "--pid", "--fork", "--mount-proc"];
+    let mut behind = vec!["unshare", "--pid", "--fork"];
     if !rustix::process::geteuid().is_root() {
         behind.extend(["--user", "--map-current-user"]);
     }
