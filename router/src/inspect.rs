@@ -2,7 +2,7 @@
 //!
 //! [`facts`] is what rules ask about; [`request`] and [`label`] are two facts with parts, and
 //! [`normal`] gives names and paths the one spelling in which they are compared. All of these are
-//! pure. [`paused`] owns the descriptor.
+//! pure, but for [`Label::of_peer`], which asks the kernel. [`paused`] owns the descriptor.
 
 pub mod facts;
 pub mod label;

@@ -8,6 +8,7 @@ pub(crate) mod children;
 pub(crate) mod filter;
 #[cfg(feature = "cli")]
 pub(crate) mod page;
+pub(crate) mod peer;
 pub(crate) mod prepare;
 pub(crate) mod process;
 pub(crate) mod reactor;
