@@ -1,7 +1,5 @@
 //! When a process is to be ended: pure, whoever asks.
 
-use std::time::Duration;
-
 /// When a process is to be ended, and how. Whatever asks for an end can only hasten it: a drain that
 /// was asked for later gives nobody more time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -71,10 +69,4 @@ impl Deadlines {
 
 fn hasten(deadline: &mut Option<Deadline>, other: Deadline) {
     *deadline = Some(deadline.map_or(other, |deadline| deadline.min(other)));
-}
-
-/// This long from now; beyond what the clock can name: never, nearly.
-pub(super) fn after(duration: Duration) -> Deadline {
-    const NEVER: Duration = Duration::from_secs(60 * 60 * 24 * 365 * 30);
-    Deadline::now() + duration.min(NEVER)
 }

@@ -12,18 +12,15 @@ use tokio::time::sleep_until;
 use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
 
 use super::backoff::Backoff;
-use super::deadlines::{Deadline, Deadlines, Step, after};
+use super::deadlines::Deadline;
 use super::identity::Identity;
 use super::output::{Capture, Tail};
 use super::process_table::Report;
 use super::program::StartError;
 use super::spawn;
+use super::worker_state::{Action, Event, Timings, WorkerState};
 use crate::options::WorkerOptions;
 use crate::sys::process::{self, Started};
-
-/// How long a worker may live after its port ended. A program that ends closes its port a moment
-/// before it is gone; killing it at once would hide its exit code.
-const AFTER_PORT: Duration = Duration::from_secs(1);
 
 /// What the router asks of a slot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -184,19 +181,20 @@ struct Life<'o> {
     options: &'o WorkerOptions,
     process: Started,
     started: Instant,
-    wanted: bool,
-    ready: bool,
+    state: WorkerState,
     reason: Option<String>,
-    deadlines: Deadlines,
 }
 
 impl<'o> Life<'o> {
     fn new(worker: WorkerId, options: &'o WorkerOptions, process: Started) -> Self {
-        let started = Instant::now();
-        let deadlines =
-            Deadlines { ready: Some(after(options.start_timeout)), ..Deadlines::default() };
-        let (wanted, ready, reason) = (false, false, None);
-        Self { worker, options, process, started, wanted, ready, reason, deadlines }
+        let timings = Timings {
+            start: options.start_timeout,
+            drain: options.drain_timeout,
+            close: options.close_timeout,
+            stop: options.stop_timeout,
+        };
+        let state = WorkerState::new(timings, Deadline::now());
+        Self { worker, options, process, started: Instant::now(), state, reason: None }
     }
 
     async fn run(
@@ -219,7 +217,7 @@ impl<'o> Life<'o> {
         let mut orphaned = false;
         let mut timer = pin!(sleep_until(Deadline::now()));
         loop {
-            let next = self.deadlines.next();
+            let next = self.state.next();
             if let Some(next) = next
                 && timer.deadline() != next
             {
@@ -232,85 +230,68 @@ impl<'o> Life<'o> {
                     if !process::has_ended(&self.process) {
                         continue;
                     }
-                    // The leader is still a zombie, so the group's number is its own: whoever it
-                    // forked goes with it, before anything it was offered moves.
-                    if let Err(error) = process::kill_group(&self.process) {
-                        self.report_failure(reports, &error.to_string());
-                    }
+                    self.on(Event::Exited, name, reports);
                     if let Ok(Some(exit)) = process::reap(&self.process) {
                         tracing::info!(worker = name, %exit, "worker ended");
                         let lived = self.started.elapsed();
-                        let Self { reason, wanted, ready, .. } = self;
-                        return Ended { exit, reason, wanted, ready, lived };
+                        let (ready, wanted) = (self.state.ready, self.state.last);
+                        return Ended { exit, reason: self.reason, wanted, ready, lived };
                     }
                 }
                 order = orders.recv(), if !orphaned => match order {
-                    Some((worker, order)) if worker == self.worker => self.obey(name, order),
+                    Some((worker, order)) if worker == self.worker => {
+                        self.obey(order, name, reports);
+                    }
                     Some(_) => {}
                     None => {
                         orphaned = true;
-                        self.wanted = true;
-                        self.kill(name, "the router is gone");
+                        let reason = "the router is gone";
+                        tracing::warn!(worker = name, reason, "worker is killed");
+                        self.on(Event::Orphaned, name, reports);
                     }
                 },
-                () = &mut timer, if next.is_some() => self.act(name, reports),
+                () = &mut timer, if next.is_some() => self.on(Event::Due, name, reports),
             }
         }
     }
 
-    fn obey(&mut self, name: &str, order: Order) {
-        match order {
-            Order::Ready => {
-                self.ready = true;
-                self.deadlines.ready = None;
+    fn obey(&mut self, order: Order, name: &str, reports: &mpsc::UnboundedSender<Report>) {
+        let event = match order {
+            Order::Ready => Event::Ready,
+            Order::Draining => Event::Draining,
+            Order::Finishing => Event::Finishing,
+            Order::Wanted => Event::Wanted,
+            Order::End => Event::End,
+            Order::Term => Event::Term,
+            Order::PortEnded => Event::PortEnded,
+            Order::Kill(reason) => {
+                tracing::warn!(worker = name, reason, "worker is killed");
+                Event::Kill
             }
-            // Its own drain timeout holds; the pool's, and then signals, if that is not enough.
-            Order::Draining => self.deadlines.term_by(after(self.options.drain_timeout)),
-            Order::Finishing => {
-                self.wanted = true;
-                self.deadlines.term_by(after(self.options.drain_timeout));
-            }
-            Order::Wanted => self.wanted = false,
-            Order::Term => {
-                self.wanted = true;
-                self.deadlines.term_by(Deadline::now());
-            }
-            Order::End => {
-                self.wanted = true;
-                self.deadlines.term_by(after(self.options.close_timeout));
-            }
-            Order::PortEnded => {
-                if !self.deadlines.is_ending() {
-                    self.deadlines.kill_by(after(AFTER_PORT));
-                }
-            }
-            Order::Kill(reason) => self.kill(name, &reason),
-        }
+        };
+        self.on(event, name, reports);
     }
 
-    fn kill(&mut self, name: &str, reason: &str) {
-        tracing::warn!(worker = name, reason, "worker is killed");
-        self.deadlines.kill_by(Deadline::now());
-    }
-
-    fn act(&mut self, name: &str, reports: &mpsc::UnboundedSender<Report>) {
-        match self.deadlines.take_due(Deadline::now()) {
+    fn on(&mut self, event: Event, name: &str, reports: &mpsc::UnboundedSender<Report>) {
+        let (state, action) = self.state.on(event, Deadline::now());
+        self.state = state;
+        match action {
             None => {}
-            Some(Step::TooLate) => {
+            Some(Action::TooLate) => {
                 let reason = format!("was not ready within {:?}", self.options.start_timeout);
                 tracing::warn!(worker = name, reason, "worker is killed");
                 self.reason = Some(reason);
-                self.deadlines.kill_by(Deadline::now());
             }
-            Some(Step::Term) => {
+            Some(Action::Stop) => {
                 // Fails only if it is gone, which is noticed by itself.
                 let _ = process::signal(&self.process, self.options.stop_signal);
-                self.deadlines.termed = true;
-                self.deadlines.kill_by(after(self.options.stop_timeout));
             }
-            Some(Step::Kill) => {
+            // While the leader is not reaped the group's number is its own: whoever it forked goes
+            // with it, before anything it was offered moves.
+            Some(Action::Kill | Action::Bury) => {
                 if let Err(error) = process::kill_group(&self.process) {
                     self.report_failure(reports, &error.to_string());
+                    self.on(Event::KillFailed, name, reports);
                 }
             }
         }
@@ -362,7 +343,12 @@ mod tests {
     impl Life<'_> {
         /// Seconds until something is done next.
         fn due_in(&self) -> Option<u64> {
-            self.deadlines.next().map(|next| (next - Deadline::now()).as_secs())
+            self.state.next().map(|next| (next - Deadline::now()).as_secs())
+        }
+
+        fn told(&mut self, order: Order) {
+            let (reports, _received) = mpsc::unbounded_channel();
+            self.obey(order, "app-1", &reports);
         }
 
         fn end(self) {
@@ -378,9 +364,9 @@ mod tests {
         let options = options();
         for later in [Order::Finishing, Order::Draining, Order::End] {
             let mut life = idle(&options);
-            life.obey("app-1", Order::Ready);
-            life.obey("app-1", Order::End);
-            life.obey("app-1", later.clone());
+            life.told(Order::Ready);
+            life.told(Order::End);
+            life.told(later.clone());
             assert_eq!(life.due_in(), Some(5), "{later:?}");
             life.end();
         }
@@ -392,18 +378,18 @@ mod tests {
         let (reports, _received) = mpsc::unbounded_channel();
         for later in [Order::Finishing, Order::Draining, Order::End, Order::PortEnded] {
             let mut life = idle(&options);
-            life.obey("app-1", Order::Ready);
-            life.obey("app-1", Order::PortEnded);
-            life.obey("app-1", later.clone());
+            life.told(Order::Ready);
+            life.told(Order::PortEnded);
+            life.told(later.clone());
             assert_eq!(life.due_in(), Some(1), "{later:?}");
             life.end();
         }
         for later in [Order::Finishing, Order::Draining, Order::End, Order::Term] {
             let mut life = idle(&options);
-            life.obey("app-1", Order::Ready);
-            life.obey("app-1", Order::Term);
-            life.act("app-1", &reports);
-            life.obey("app-1", later.clone());
+            life.told(Order::Ready);
+            life.told(Order::Term);
+            life.on(Event::Due, "app-1", &reports);
+            life.told(later.clone());
             assert_eq!(life.due_in(), Some(10), "{later:?}");
             life.end();
         }
@@ -414,11 +400,11 @@ mod tests {
         let options = options();
         let mut life = idle(&options);
         assert_eq!(life.due_in(), Some(100));
-        life.obey("app-1", Order::Draining);
+        life.told(Order::Draining);
         assert_eq!(life.due_in(), Some(60));
-        life.obey("app-1", Order::End);
+        life.told(Order::End);
         assert_eq!(life.due_in(), Some(5));
-        life.obey("app-1", Order::Kill("of a test".to_owned()));
+        life.told(Order::Kill("of a test".to_owned()));
         assert_eq!(life.due_in(), Some(0));
         life.end();
     }
@@ -427,7 +413,7 @@ mod tests {
     async fn a_time_beyond_all_clocks_is_no_panic() {
         let options = options().start_timeout(Duration::MAX).drain_timeout(Duration::MAX);
         let mut life = idle(&options);
-        life.obey("app-1", Order::Draining);
+        life.told(Order::Draining);
         assert!(life.due_in() > Some(60 * 60 * 24 * 365));
         life.end();
     }
