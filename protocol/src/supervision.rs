@@ -9,7 +9,7 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 /// How a pool spreads its connections.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Balance {
     /// To the worker with the fewest open and offered connections; among equals, to the one that
     /// waited longest.
@@ -17,8 +17,100 @@ pub enum Balance {
     LeastConnections,
     /// To each in turn.
     RoundRobin,
-    /// Always the same worker for one address (IPv6: for one /64), by rendezvous hashing.
+    /// Always the same worker for one address (IPv6: for one /64), by rendezvous hashing; so are all
+    /// that follow, each for one value.
     HashPeerIp,
+    /// For one security context of the peer.
+    HashPeerContext,
+    /// For one name that a TLS client asks for.
+    HashServerName,
+    /// For one host of the first request.
+    HashHost,
+    /// For one value of this parameter of the first request.
+    HashQuery(String),
+    /// For one value of this field of the first request.
+    HashHeader(String),
+    /// For one value of this cookie of the first request.
+    HashCookie(String),
+    /// The worker that this cookie of the first request names, after its last dot.
+    Sticky(String),
+}
+
+impl std::fmt::Display for Balance {
+    /// As it is written in a configuration.
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::LeastConnections => out.write_str("least-connections"),
+            Self::RoundRobin => out.write_str("round-robin"),
+            Self::HashPeerIp => out.write_str("hash:peer-ip"),
+            Self::HashPeerContext => out.write_str("hash:peer-context"),
+            Self::HashServerName => out.write_str("hash:sni"),
+            Self::HashHost => out.write_str("hash:host"),
+            Self::HashQuery(name) => write!(out, "hash:query:{name}"),
+            Self::HashHeader(name) => write!(out, "hash:header:{name}"),
+            Self::HashCookie(name) => write!(out, "hash:cookie:{name}"),
+            Self::Sticky(name) => write!(out, "sticky:{name}"),
+        }
+    }
+}
+
+/// The text is no balance.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("this is no balance")]
+pub struct NoBalance;
+
+impl std::str::FromStr for Balance {
+    type Err = NoBalance;
+
+    /// Reads what a configuration says.
+    fn from_str(text: &str) -> Result<Self, NoBalance> {
+        let named = |prefix: &str| {
+            let name = text.strip_prefix(prefix).filter(|name| !name.is_empty());
+            name.map(str::to_owned)
+        };
+        // The name of a field or a cookie (RFC 9110 5.6.2, RFC 6265 4.1.1).
+        let token = |name: &String| {
+            let other = |byte: u8| b"!#$%&'*+-.^_`|~".contains(&byte);
+            name.bytes().all(|byte| byte.is_ascii_alphanumeric() || other(byte))
+        };
+        match text {
+            "least-connections" => return Ok(Self::LeastConnections),
+            "round-robin" => return Ok(Self::RoundRobin),
+            "hash:peer-ip" => return Ok(Self::HashPeerIp),
+            "hash:peer-context" => return Ok(Self::HashPeerContext),
+            "hash:sni" => return Ok(Self::HashServerName),
+            "hash:host" => return Ok(Self::HashHost),
+            _ => {}
+        }
+        let query = named("hash:query:").map(Self::HashQuery);
+        query
+            .or_else(|| named("hash:header:").filter(token).map(Self::HashHeader))
+            .or_else(|| named("hash:cookie:").filter(token).map(Self::HashCookie))
+            .or_else(|| named("sticky:").filter(token).map(Self::Sticky))
+            .ok_or(NoBalance)
+    }
+}
+
+/// What takes the place of a key that a connection does not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum Otherwise {
+    /// As [`Balance::LeastConnections`].
+    #[default]
+    LeastConnections,
+    /// As [`Balance::RoundRobin`].
+    RoundRobin,
+    /// As [`Balance::HashPeerIp`].
+    HashPeerIp,
+}
+
+/// What happens where a key's worker is full or not ready.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum WhenFull {
+    /// The connection waits for it.
+    #[default]
+    Wait,
+    /// The connection goes to another one.
+    Spill,
 }
 
 /// How the router treats a pool.
@@ -26,6 +118,10 @@ pub enum Balance {
 pub struct PoolSettings {
     /// How connections are spread.
     pub balance: Balance,
+    /// How those are spread that have no key.
+    pub otherwise: Otherwise,
+    /// What happens where a key's worker is full or not ready.
+    pub when_full: WhenFull,
     /// Offers that a worker may leave unacknowledged.
     pub window: usize,
     /// Workers tried for one connection.
@@ -55,8 +151,8 @@ pub struct Setup {
     pub identity: Option<(u32, u32)>,
     /// The pools.
     pub pools: Vec<PoolSetup>,
-    /// Names of the listeners; their sockets follow one by one.
-    pub listeners: Vec<String>,
+    /// The listeners; their sockets follow one by one.
+    pub listeners: Vec<ListenerSetup>,
     /// Which connection goes where, first match first.
     pub rules: Vec<RuleSetup>,
 }
@@ -93,7 +189,18 @@ pub enum SlotMode {
     Retired,
 }
 
-/// One rule of the route table.
+/// One listener.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ListenerSetup {
+    /// Its name.
+    pub name: String,
+    /// The pool for connections of which a rule had to know what was not to be seen; `None`: they
+    /// are rejected.
+    pub unknown: Option<u32>,
+}
+
+/// One rule of the route table. Every condition that is there has to hold, of a list one; the texts
+/// are those of a configuration, which has checked them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuleSetup {
     /// Its name.
@@ -102,8 +209,56 @@ pub struct RuleSetup {
     pub listeners: Option<Vec<u32>>,
     /// Only peers in one of these networks, as text (`10.0.0.0/8`); `None`: any.
     pub peers: Option<Vec<String>>,
+    /// Users at the other end of a Unix-domain socket, by name or number.
+    pub users: Option<Vec<String>>,
+    /// Security contexts (`*:*:staff_client_t:*`, `none`).
+    pub contexts: Option<Vec<String>>,
+    /// Ranges of levels (`s0-s0:c0.c5`).
+    pub levels: Option<Vec<String>>,
+    /// Names that TLS clients ask for (`*.example.org`).
+    pub server_names: Option<Vec<String>>,
+    /// Protocols that TLS clients offer.
+    pub alpn: Option<Vec<String>>,
+    /// Whether the client begins with HTTP/2 in clear.
+    pub http2: Option<bool>,
+    /// Hosts of the first request (`*.example.org`).
+    pub hosts: Option<Vec<String>>,
+    /// Its paths (`/api/*`).
+    pub paths: Option<Vec<String>>,
+    /// Its parameters: a name and any of its values (`gold`, `gold*`, `*`).
+    pub query: Vec<(String, Vec<String>)>,
+    /// Its fields, likewise.
+    pub headers: Vec<(String, Vec<String>)>,
+    /// Its cookies, likewise.
+    pub cookies: Vec<(String, Vec<String>)>,
     /// What happens.
     pub target: TargetSetup,
+    /// What is posted with the connection, as JSON.
+    pub message: Option<String>,
+}
+
+impl RuleSetup {
+    /// A rule that is about every connection.
+    pub fn new(name: impl Into<String>, target: TargetSetup) -> Self {
+        Self {
+            name: name.into(),
+            listeners: None,
+            peers: None,
+            users: None,
+            contexts: None,
+            levels: None,
+            server_names: None,
+            alpn: None,
+            http2: None,
+            hosts: None,
+            paths: None,
+            query: Vec::new(),
+            headers: Vec::new(),
+            cookies: Vec::new(),
+            target,
+            message: None,
+        }
+    }
 }
 
 /// What a rule does.
@@ -117,6 +272,8 @@ pub enum TargetSetup {
     Reset,
     /// A close without a word.
     Close,
+    /// To come again with TLS.
+    Redirect,
 }
 
 /// One process in one slot of one pool.

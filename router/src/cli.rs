@@ -159,14 +159,18 @@ fn workers(text: &str) -> Result<Workers, String> {
 /// Our word for what others call otherwise.
 fn balance(text: &str) -> Result<Balance, String> {
     let meant = |word: &str| Err(format!("write `{word}`"));
+    if let Ok(balance) = text.parse() {
+        return Ok(balance);
+    }
     match text {
-        "least-connections" => Ok(Balance::LeastConnections),
-        "round-robin" => Ok(Balance::RoundRobin),
-        "hash:peer-ip" => Ok(Balance::HashPeerIp),
         "leastconn" | "least_conn" | "least-conn" => meant("least-connections"),
         "roundrobin" | "round_robin" | "rr" => meant("round-robin"),
         "ip_hash" | "ip-hash" | "iphash" | "source" => meant("hash:peer-ip"),
-        _ => Err("write `least-connections`, `round-robin` or `hash:peer-ip`".to_owned()),
+        _ => Err(
+            "write `least-connections`, `round-robin`, `hash:peer-ip`, `hash:host`, `sticky:NAME` \
+                  or another one of the documentation"
+                .to_owned(),
+        ),
     }
 }
 

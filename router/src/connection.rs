@@ -2,14 +2,14 @@
 
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
-#[cfg(feature = "cli")]
 use std::sync::Arc;
 
-use vestibule_protocol::ConnectionInfo;
 use vestibule_protocol::envelope::{PassedConnection, Transferable};
+use vestibule_protocol::{ConnectionInfo, Data};
 
 use crate::inspect::{PausedConnection, Touched};
 use crate::reject::{self, Reason, Rejection};
+use crate::route::Affinity;
 use crate::trace::Trace;
 
 /// An accepted connection from which nothing was read. Post it to a worker, or reject it; dropping
@@ -19,13 +19,41 @@ pub struct Connection {
     paused: PausedConnection,
     info: ConnectionInfo,
     trace: Trace,
+    /// What its route says about it beside the pool. Most have nothing: a pointer's room.
+    orders: Option<Box<Orders>>,
+}
+
+/// What a decision says about a connection beside the pool.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Orders {
+    /// The worker that it belongs to, found out before it waits for anybody.
+    pub(crate) affinity: Option<Affinity>,
+    /// What is posted with it.
+    pub(crate) message: Option<Arc<Data>>,
 }
 
 impl Connection {
     /// A connection and its facts.
     pub fn new(paused: PausedConnection, info: ConnectionInfo) -> Self {
         let trace = Trace::accepted(&info);
-        Self { paused, info, trace }
+        Self { paused, info, trace, orders: None }
+    }
+
+    /// Notes what a decision says about it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn order(&mut self, orders: Orders) {
+        self.orders = (orders != Orders::default()).then(|| Box::new(orders));
+    }
+
+    /// The worker that it belongs to, where its pool's balance looks at more than its address.
+    pub(crate) fn affinity(&self) -> Option<&Affinity> {
+        self.orders.as_ref()?.affinity.as_ref()
+    }
+
+    /// What its route posts with it.
+    pub(crate) fn message(&self) -> Data {
+        let message = self.orders.as_ref().and_then(|orders| orders.message.as_deref());
+        message.cloned().unwrap_or(Data::NONE)
     }
 
     /// Who connected: IPv4 addresses that were mapped into IPv6 are IPv4; `None` for a Unix peer.
@@ -109,6 +137,6 @@ impl From<Connection> for Transferable {
 impl From<PassedConnection> for Connection {
     fn from(passed: PassedConnection) -> Self {
         let trace = Trace::of_returned(&passed.info);
-        Self { paused: passed.descriptor.into(), info: passed.info, trace }
+        Self { paused: passed.descriptor.into(), info: passed.info, trace, orders: None }
     }
 }

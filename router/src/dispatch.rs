@@ -2,17 +2,15 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use vestibule_protocol::supervision::{RuleSetup, Setup, TargetSetup};
+use vestibule_protocol::supervision::Setup;
 
 use crate::accept;
-use crate::connection::Connection;
+use crate::connection::{Connection, Orders};
 use crate::event::WorkerEvent;
 use crate::metrics::Metrics;
 use crate::pool::Shared;
-use crate::reject::Rejection;
-use crate::route::networks::Networks;
-use crate::route::rule::{Refusal, Rule, Target};
-use crate::route::table::{Facts, Table};
+use crate::reject::{Reason, Rejection};
+use crate::route::{Facts, Outcome, RuleError, Table, Target};
 
 /// The route table and the pools that it names.
 pub(crate) struct Dispatch {
@@ -27,14 +25,13 @@ impl Dispatch {
     /// Compiles the rules.
     ///
     /// # Errors
-    /// A network that is none: the supervisor has checked them.
+    /// A text that is no pattern: the supervisor has checked them.
     pub(crate) fn new(
         setup: &Setup,
         pools: Vec<Arc<Shared>>,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, ipnet::AddrParseError> {
-        let rules = setup.rules.iter().map(rule).collect::<Result<Vec<_>, _>>()?;
-        let table = Table::new(rules, setup.listeners.len());
+    ) -> Result<Self, RuleError> {
+        let table = Table::of(setup)?;
         let parts = Mutex::new(pools.iter().map(|_| Vec::new()).collect());
         Ok(Self { pools, table, metrics, parts })
     }
@@ -46,8 +43,16 @@ impl Dispatch {
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         for mut connection in burst.drain(..) {
             let peer = connection.peer_addr().map(|peer| peer.ip());
-            let decision = self.table.decide(Facts { listener: listener as usize, peer });
+            let facts = Facts::of_address(listener as usize, peer);
+            let Outcome::Decided(decision) = self.table.decide(&facts) else {
+                self.reject(connection, Rejection::because(Reason::UnknownFact));
+                continue;
+            };
             connection.set_route(decision.route);
+            connection.order(Orders {
+                affinity: self.table.affinity(decision.target, &facts),
+                message: decision.message.cloned(),
+            });
             if let Some(rejection) = decision.rejection() {
                 self.reject(connection, rejection);
                 continue;
@@ -102,26 +107,4 @@ impl Dispatch {
             }
         }
     }
-}
-
-fn rule(setup: &RuleSetup) -> Result<Rule, ipnet::AddrParseError> {
-    let peers = match &setup.peers {
-        None => None,
-        Some(texts) => {
-            let networks = texts.iter().map(|text| text.parse()).collect::<Result<Vec<_>, _>>()?;
-            Some(Networks::new(networks))
-        }
-    };
-    let listeners = setup.listeners.as_ref();
-    Ok(Rule {
-        name: setup.name.as_str().into(),
-        listeners: listeners.map(|all| all.iter().map(|at| *at as usize).collect()),
-        peers,
-        target: match setup.target {
-            TargetSetup::Pool(pool) => Target::Pool(pool as usize),
-            TargetSetup::Status(status) => Target::Reject(Refusal::Status(status)),
-            TargetSetup::Reset => Target::Reject(Refusal::Reset),
-            TargetSetup::Close => Target::Reject(Refusal::Close),
-        },
-    })
 }

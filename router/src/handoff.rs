@@ -15,6 +15,7 @@ use vestibule_protocol::limits::{QUEUE_BYTES, QUEUE_MESSAGES};
 use vestibule_protocol::message::RefusalReason;
 
 use crate::connection::Connection;
+use crate::route::Affinity;
 
 /// One posted message with what it carries.
 #[derive(Debug)]
@@ -55,6 +56,14 @@ impl Entry {
     pub(crate) fn key(&self) -> Option<IpAddr> {
         match &self.cargo {
             Cargo::Connection(connection) => connection.peer_addr().map(|peer| peer.ip()),
+            Cargo::List(_) => None,
+        }
+    }
+
+    /// The worker that it belongs to, where its pool's balance looks at more than the address.
+    pub(crate) fn affinity(&self) -> Option<&Affinity> {
+        match &self.cargo {
+            Cargo::Connection(connection) => connection.affinity(),
             Cargo::List(_) => None,
         }
     }

@@ -56,8 +56,8 @@ pub use connection::Connection;
 pub use event::{Exit, Undelivered, UndeliveredReason, WorkerError, WorkerEvent};
 pub use listener::{ListenError, Listener};
 pub use options::{Output, Restart, WorkerOptions};
-pub use pool::Balance;
 pub use pool::core::{Counters, Refused};
+pub use pool::{Balance, Otherwise, WhenFull};
 pub use supervisor::identity::IdentityError;
 pub use transfer::Transfer;
 pub use vestibule_protocol::{

@@ -8,7 +8,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 use vestibule_protocol::Codec;
 
-use crate::pool::{Balance, Settings};
+use crate::pool::{Balance, Otherwise, Settings, WhenFull};
 use crate::supervisor::identity::IdentityOptions;
 
 /// How to run a worker, and how its pool behaves. Every default is the documented one.
@@ -25,6 +25,8 @@ pub struct WorkerOptions {
     pub(crate) pool: String,
     pub(crate) codec: Codec,
     pub(crate) balance: Balance,
+    pub(crate) otherwise: Otherwise,
+    pub(crate) when_full: WhenFull,
     pub(crate) window: usize,
     pub(crate) max_attempts: u32,
     pub(crate) max_connections: u32,
@@ -87,6 +89,8 @@ impl WorkerOptions {
             pool: "app".to_owned(),
             codec: Codec::Bincode,
             balance: Balance::LeastConnections,
+            otherwise: Otherwise::LeastConnections,
+            when_full: WhenFull::Wait,
             window: 64,
             max_attempts: 3,
             max_connections: u32::MAX,
@@ -214,6 +218,19 @@ impl WorkerOptions {
         self
     }
 
+    /// How the pool chooses for connections that have no key
+    /// ([`LeastConnections`](Otherwise::LeastConnections)).
+    pub fn otherwise(mut self, otherwise: Otherwise) -> Self {
+        self.otherwise = otherwise;
+        self
+    }
+
+    /// What happens where a key's worker is full or not ready ([`Wait`](WhenFull::Wait)).
+    pub fn when_full(mut self, when_full: WhenFull) -> Self {
+        self.when_full = when_full;
+        self
+    }
+
     /// Offers that a worker may leave unacknowledged (64).
     pub fn handoff_window(mut self, offers: usize) -> Self {
         self.window = offers.max(1);
@@ -284,7 +301,9 @@ impl WorkerOptions {
 
     pub(crate) fn settings(&self) -> Settings {
         Settings {
-            balance: self.balance,
+            balance: self.balance.clone(),
+            otherwise: self.otherwise,
+            when_full: self.when_full,
             window: self.window,
             max_attempts: self.max_attempts,
             queue_max: self.queue_max,

@@ -12,10 +12,9 @@ pub(crate) mod slot;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, mpsc};
-use vestibule_protocol::Data;
-pub use vestibule_protocol::supervision::Balance;
 use vestibule_protocol::supervision::FromRouter;
 pub(crate) use vestibule_protocol::supervision::PoolSettings as Settings;
+pub use vestibule_protocol::supervision::{Balance, Otherwise, WhenFull};
 
 pub(crate) use self::core::Core;
 use self::core::Refused;
@@ -101,7 +100,7 @@ impl Shared {
         self.step(|core| {
             core.begin_burst();
             for connection in burst.drain(..) {
-                let entry = Entry::new(Data::NONE, Cargo::Connection(connection));
+                let entry = Entry::new(connection.message(), Cargo::Connection(connection));
                 if let Err((reason, entry)) = core.offer(entry)
                     && let Cargo::Connection(connection) = entry.cargo
                 {

@@ -42,7 +42,7 @@ pub enum RoleError {
     Privileges(#[from] PrivilegeError),
     /// The route table that the supervisor sent makes no sense.
     #[error("the supervisor sent a route table that cannot be used")]
-    Routes(#[from] ipnet::AddrParseError),
+    Routes(#[from] crate::route::RuleError),
 }
 
 /// Serves until the supervisor ends the channel.
@@ -100,7 +100,7 @@ impl Router {
         let pools: Vec<_> = (0u32..).zip(&setup.pools).map(pool).collect();
         let dispatch = Dispatch::new(&setup, pools.clone(), Arc::clone(&metrics))?;
         Ok(Self {
-            names: setup.listeners,
+            names: setup.listeners.into_iter().map(|listener| listener.name).collect(),
             ports: Ports::new(pools.clone(), setup.epoch),
             pools,
             dispatch: Arc::new(dispatch),

@@ -1,12 +1,21 @@
 //! Which pool a connection goes to: a pure function of what is known about it.
 //!
-//! [`rule`] says what a rule is; [`table`] compiles them once, when they are loaded, and decides;
-//! [`networks`] is the look-up of an address. Nothing here waits, reads or knows the time.
+//! [`rule`] says what a rule is and [`pattern`] what its texts mean; [`compile()`] reads them, [`table`]
+//! puts them together once, when they are loaded, and decides; `index` and [`networks`] are its
+//! look-ups; [`affinity`] is what a pool chooses a worker by. Nothing here waits, reads or knows the
+//! time.
 
+pub mod affinity;
+pub mod compile;
+mod index;
 pub mod networks;
+pub mod pattern;
 pub mod rule;
 pub mod table;
 
+pub use self::affinity::{Affinity, KeySource};
+pub use self::compile::{RuleError, compile};
 pub use self::networks::Networks;
-pub use self::rule::{Refusal, Rule, Target};
-pub use self::table::{Decision, Facts, Table, Why};
+pub use self::rule::{Conditions, Refusal, Rule, Target, Verdict};
+pub use self::table::{Decision, Outcome, Table, Unseen, Why};
+pub use crate::inspect::Facts;

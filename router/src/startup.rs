@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
+use vestibule_protocol::supervision::ListenerSetup;
 use vestibule_router::config::{self, Config, Overrides};
 use vestibule_router::listener::{bind, local_address};
 use vestibule_router::options::Output;
@@ -73,9 +74,10 @@ pub(crate) fn run(options: &Run, log: &str) -> Result<(), StartupError> {
     };
     let port = local_address(&socket).map_or(0, |address| address.port());
     let announcement = announcement(&options.listen, &socket, count);
+    let listener = ListenerSetup { name: "web".to_owned(), unknown: None };
     let pools = vec![PoolPlan { workers: count, options: worker_options(options, port) }];
     let plan = Plan {
-        listeners: vec![("web".to_owned(), socket)],
+        listeners: vec![(listener, socket)],
         rules: Vec::new(),
         router_identity: router_user::choose(&pools),
         pools,
@@ -150,7 +152,7 @@ fn worker_options(options: &Run, port: u16) -> WorkerOptions {
         None => WorkerOptions::new("/proc/self/exe").arg0("vestibule").arg("demo-worker"),
     };
     let worker = worker
-        .balance(options.balance)
+        .balance(options.balance.clone())
         .restart(Restart::default())
         .output(Output::Lines)
         .no_new_privileges()

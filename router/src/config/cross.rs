@@ -11,10 +11,10 @@ use super::problem::{Advice, Caution, Others, Problem};
 use super::read::{Draft, RouteDraft, TargetDraft, TestDraft};
 use super::source::{Origin, Place, Sourced};
 use super::tree::Report;
-use super::types::{Address, Config, Listener, Route, Test};
+use super::types::{Address, Config, Listener, Pool, Route, Test};
 use super::words::near;
 use crate::route::table::{DEFAULT, NO_ROUTE};
-use crate::route::{Networks, Rule, Table, Target};
+use crate::route::{self, KeySource, Table, Target, Unseen};
 
 /// Names of one kind, and what they stand for.
 struct Names<'a> {
@@ -115,7 +115,7 @@ pub(super) fn resolve(
     if report.mistakes.len() > wrong_before {
         return None;
     }
-    let table = compile(&resolved, listeners.len());
+    let table = compile(&resolved, listeners.len(), &pools);
     doubts(&table, &resolved, &places, &pools, report);
     let mut admin = admin.map(|(_, admin)| admin).unwrap_or_default();
     if let Some(socket) = &overrides.admin {
@@ -234,24 +234,16 @@ fn test(
     Some(Test { peer: test.peer, listener: listener?, expect: test.expect, place: test.place })
 }
 
-fn compile(routes: &[Route], listeners: usize) -> Table {
-    let rule = |route: &Route| Rule {
-        name: route.name.value.as_str().into(),
-        listeners: route.listeners.value.clone(),
-        peers: route.peers.value.as_ref().map(|peers| Networks::new(peers.iter().copied())),
-        target: route.target.value,
-    };
-    Table::new(routes.iter().map(rule).collect(), listeners)
+/// What the router will make of the routes.
+fn compile(routes: &[Route], listeners: usize, pools: &[Pool]) -> Table {
+    // Every text in them was read by the same functions.
+    let rules = routes.iter().filter_map(|route| route::compile(&route.setup()).ok()).collect();
+    let keys = pools.iter().map(|pool| KeySource::of(&pool.balance)).collect();
+    Table::new(rules, &vec![Unseen::Reject; listeners], keys)
 }
 
 /// What can be used and was hardly meant.
-fn doubts(
-    table: &Table,
-    routes: &[Route],
-    places: &[Place],
-    pools: &[super::types::Pool],
-    report: &mut Report,
-) {
+fn doubts(table: &Table, routes: &[Route], places: &[Place], pools: &[Pool], report: &mut Report) {
     for (index, earlier) in table.unreachable() {
         if let (Some(route), Some(place)) = (routes.get(index), places.get(index))
             && let (Some(before), Some(first)) = (routes.get(earlier), places.get(earlier))

@@ -8,7 +8,8 @@ use super::source::Sourced;
 use super::types::{
     Account, Command, Config, Listener, OnError, Pool, Protocol, Route, Test, Workers,
 };
-use super::values::{show_balance, show_duration, show_signal};
+use super::values::{show_duration, show_otherwise, show_signal};
+use crate::pool::WhenFull;
 use crate::route::{Refusal, Target};
 
 /// Where comments begin, unless the value is longer.
@@ -112,7 +113,14 @@ impl Page {
             Workers::Auto => quoted("auto"),
             Workers::Number(number) => number.to_string(),
         });
-        self.value("balance", &pool.balance, |balance| quoted(show_balance(*balance)));
+        self.value("balance", &pool.balance, |balance| quoted(&balance.to_string()));
+        self.value("otherwise", &pool.otherwise, |word| quoted(show_otherwise(*word)));
+        self.value("when-full", &pool.when_full, |when_full| {
+            quoted(match when_full {
+                WhenFull::Wait => "wait",
+                WhenFull::Spill => "spill",
+            })
+        });
         self.value("on-error", &pool.on_error, |on_error| {
             quoted(match on_error {
                 OnError::Continue => "continue",
@@ -166,6 +174,7 @@ impl Page {
             Target::Pool(index) => {
                 self.value("pool", &route.target, |_| config.pool_name(index));
             }
+            Target::Redirect => self.value("redirect", &route.target, |_| quoted("https")),
             Target::Reject(refusal) => {
                 self.value("reject", &route.target, |_| match refusal {
                     Refusal::Status(status) => status.to_string(),

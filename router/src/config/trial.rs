@@ -3,7 +3,7 @@
 use super::mistake::Mistake;
 use super::problem::{Others, Problem};
 use super::types::{Config, Test};
-use crate::route::{Facts, Why};
+use crate::route::{Facts, Outcome, Why};
 
 impl Config {
     /// Asks the route table about every `[[test]]`; what goes elsewhere is a mistake.
@@ -12,8 +12,8 @@ impl Config {
     }
 
     fn run_test(&self, test: &Test) -> Option<Mistake> {
-        let facts = Facts { listener: test.listener.value, peer: Some(test.peer.value) };
-        let decision = self.table.decide(facts);
+        let facts = Facts::of_address(test.listener.value, Some(test.peer.value));
+        let Outcome::Decided(decision) = self.table.decide(&facts) else { return None };
         if **decision.route == *test.expect.value {
             return None;
         }
@@ -25,6 +25,7 @@ impl Config {
             }
             Why::OnlyPool => "there is no `[[route]]`".to_owned(),
             Why::NoMatch => "none matches: 404".to_owned(),
+            Why::Unknown { cause, .. } => cause.reason().as_str().to_owned(),
         };
         let listener = self.listeners.get(test.listener.value).map(|l| l.name.value.clone());
         let problem = Problem::Test {

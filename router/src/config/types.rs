@@ -8,10 +8,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
+use vestibule_protocol::supervision::{RuleSetup, TargetSetup};
 
 use super::source::{Place, Sourced};
-use crate::pool::Balance;
-use crate::route::{Table, Target};
+use crate::pool::{Balance, Otherwise, WhenFull};
+use crate::route::{Refusal, Table, Target};
 
 /// A whole and valid configuration.
 #[derive(Clone, Debug)]
@@ -127,6 +128,10 @@ pub struct Pool {
     pub workers: Sourced<Workers>,
     /// Who gets the next connection.
     pub balance: Sourced<Balance>,
+    /// Who gets it where it has no key.
+    pub otherwise: Sourced<Otherwise>,
+    /// What happens where the key's worker is full or not ready.
+    pub when_full: Sourced<WhenFull>,
     /// What an error that a worker reports means.
     pub on_error: Sourced<OnError>,
     /// Open connections of one worker. None: its descriptor limit less 64.
@@ -255,6 +260,28 @@ pub struct Route {
     pub peers: Sourced<Option<Vec<ipnet::IpNet>>>,
     /// Where they go.
     pub target: Sourced<Target>,
+}
+
+impl Route {
+    /// As it travels to the router, and as the table is compiled from.
+    pub fn setup(&self) -> RuleSetup {
+        let listeners = self.listeners.as_ref();
+        RuleSetup {
+            // There are at most as many as a file can name.
+            listeners: listeners.map(|all| all.iter().map(|at| *at as u32).collect()),
+            peers: self.peers.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
+            ..RuleSetup::new(
+                self.name.value.clone(),
+                match *self.target {
+                    Target::Pool(pool) => TargetSetup::Pool(pool as u32),
+                    Target::Reject(Refusal::Status(status)) => TargetSetup::Status(status),
+                    Target::Reject(Refusal::Reset) => TargetSetup::Reset,
+                    Target::Reject(Refusal::Close) => TargetSetup::Close,
+                    Target::Redirect => TargetSetup::Redirect,
+                },
+            )
+        }
+    }
 }
 
 /// `[[test]]`: a connection, and the route that it must take.

@@ -10,7 +10,7 @@ use rustix::process::Signal;
 use super::problem::Problem;
 use super::types::{Account, Address};
 use super::words::{near, plain};
-use crate::pool::Balance;
+use crate::pool::{Balance, Otherwise};
 use crate::route::Refusal;
 use crate::route::networks::canonical;
 
@@ -151,44 +151,72 @@ pub(super) fn peer(text: &str) -> Result<IpAddr, Problem> {
 
 /// Our word for what others call otherwise.
 pub(super) fn balance(text: &str) -> Result<Balance, Problem> {
-    const LATER: [&str; 2] = ["hash:peer-context", "hash:sni"];
-    const LATER_WITH_NAME: [&str; 5] =
-        ["hash:host", "hash:query:", "hash:header:", "hash:cookie:", "sticky:"];
+    if let Ok(balance) = text.parse() {
+        return Ok(balance);
+    }
     let write = |word: &str| {
         let write = format!("`{word}`");
         Err(Problem::Word { found: text.to_owned(), what: "balance", write })
     };
     match plain(text).as_str() {
-        _ if text == "least-connections" => Ok(Balance::LeastConnections),
-        _ if text == "round-robin" => Ok(Balance::RoundRobin),
-        _ if text == "hash:peer-ip" => Ok(Balance::HashPeerIp),
-        _ if LATER.contains(&text) || LATER_WITH_NAME.iter().any(|word| text.starts_with(word)) => {
-            Err(Problem::NotYet(text.to_owned()))
-        }
         "least-connections" | "leastconnections" | "leastconn" | "least-conn"
         | "least-requests" | "least-request" | "least-time" => write("least-connections"),
         "round-robin" | "roundrobin" | "rr" | "static-rr" => write("round-robin"),
         "hash:peer-ip" | "ip-hash" | "iphash" | "source" | "sourcehash" | "source-ip"
         | "remote-addr" | "hash-peer-ip" | "hash:ip" | "hash:source" => write("hash:peer-ip"),
-        other => {
-            match near(other, ["least-connections", "round-robin", "hash:peer-ip"].into_iter()) {
-                Some(word) => write(word),
-                None => Err(Problem::Word {
-                    found: text.to_owned(),
-                    what: "balance",
-                    write: "`least-connections`, `round-robin` or `hash:peer-ip`".to_owned(),
-                }),
-            }
+        "sticky" | "sticky-cookie" | "cookie" | "session" | "ip-cookie" | "sticky:" => {
+            write("sticky:NAME")
         }
+        "hash:cookie" | "hash:cookie:" | "hdr-cookie" => write("hash:cookie:NAME"),
+        "hash:header" | "hash:header:" | "hdr" | "hash-header" => write("hash:header:NAME"),
+        "hash:query" | "hash:query:" | "url-param" | "hash:param" => write("hash:query:NAME"),
+        "hash:tls" | "hash:server-name" | "ssl-fc-sni" | "hash:servername" => write("hash:sni"),
+        "hash:context" | "hash:label" => write("hash:peer-context"),
+        "hash:hostname" | "hash:domain" => write("hash:host"),
+        other => match near(other, BALANCES.into_iter()) {
+            Some(word) => write(word),
+            None => Err(Problem::Word {
+                found: text.to_owned(),
+                what: "balance",
+                write: format!(
+                    "`{}`, `hash:query:NAME`, `hash:header:NAME`, `hash:cookie:NAME` or `sticky:NAME`",
+                    BALANCES.join("`, `")
+                ),
+            }),
+        },
     }
 }
 
-/// The word of a balance.
-pub(super) const fn show_balance(balance: Balance) -> &'static str {
-    match balance {
-        Balance::LeastConnections => "least-connections",
-        Balance::RoundRobin => "round-robin",
-        Balance::HashPeerIp => "hash:peer-ip",
+/// Balances whose words are whole.
+const BALANCES: [&str; 6] = [
+    "least-connections",
+    "round-robin",
+    "hash:peer-ip",
+    "hash:peer-context",
+    "hash:sni",
+    "hash:host",
+];
+
+/// What `otherwise` can be: what every connection has a key for.
+pub(super) fn otherwise(text: &str) -> Result<Otherwise, Problem> {
+    match balance(text) {
+        Ok(Balance::LeastConnections) => Ok(Otherwise::LeastConnections),
+        Ok(Balance::RoundRobin) => Ok(Otherwise::RoundRobin),
+        Ok(Balance::HashPeerIp) => Ok(Otherwise::HashPeerIp),
+        _ => Err(Problem::Word {
+            found: text.to_owned(),
+            what: "balance for connections without a key",
+            write: "`least-connections`, `round-robin` or `hash:peer-ip`".to_owned(),
+        }),
+    }
+}
+
+/// The word for connections without a key.
+pub(super) const fn show_otherwise(otherwise: Otherwise) -> &'static str {
+    match otherwise {
+        Otherwise::LeastConnections => "least-connections",
+        Otherwise::RoundRobin => "round-robin",
+        Otherwise::HashPeerIp => "hash:peer-ip",
     }
 }
 
@@ -372,7 +400,14 @@ mod tests {
             said(balance("round-robbin")),
             "`round-robbin` is no balance: write `round-robin`"
         );
-        assert_eq!(said(balance("sticky:app")), "`sticky:app` is not there yet");
+        assert_eq!(balance("sticky:app"), Ok(Balance::Sticky("app".to_owned())));
+        assert_eq!(said(balance("sticky")), "`sticky` is no balance: write `sticky:NAME`");
+        assert_eq!(
+            said(balance("url_param")),
+            "`url_param` is no balance: write `hash:query:NAME`"
+        );
+        assert!(said(balance("sticky:a b")).contains("is no balance"));
+        assert!(said(otherwise("hash:host")).contains("without a key"));
         assert_eq!(said(signal("term")), "`term` is no signal to stop with: write `SIGTERM`");
         assert!(said(signal("SIGKILL")).contains("`SIGWINCH`"));
     }

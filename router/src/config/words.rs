@@ -41,6 +41,8 @@ pub(super) const POOL: Schema = Schema {
         "protocol",
         "workers",
         "balance",
+        "otherwise",
+        "when-full",
         "on-error",
         "max-connections",
         "handoff-window",
@@ -60,7 +62,7 @@ pub(super) const POOL: Schema = Schema {
         "nofile",
         "env",
     ],
-    later: &["otherwise", "when-full", "selinux-context", "headers", "ports", "hook"],
+    later: &["selinux-context", "headers", "ports", "hook"],
 };
 
 pub(super) const QUEUE: Schema = Schema { title: "`queue`", keys: &["max", "timeout"], later: &[] };

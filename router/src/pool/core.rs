@@ -93,7 +93,7 @@ impl Core {
         names: Vec<Arc<str>>,
         supervisor: mpsc::UnboundedSender<FromRouter>,
     ) -> Self {
-        let picker = Picker::new(settings.balance, names.len());
+        let picker = Picker::new(&settings.balance, settings.otherwise, names.len());
         let queue = Queue::new(settings.queue_max, settings.queue_timeout);
         let slots = (0u32..).zip(names).map(|(slot, name)| Slot::new(name, pool, slot)).collect();
         Self {

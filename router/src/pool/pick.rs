@@ -7,7 +7,7 @@ use std::hash::Hasher;
 use std::net::IpAddr;
 
 use siphasher::sip::SipHasher24;
-use vestibule_protocol::supervision::Balance;
+use vestibule_protocol::supervision::{Balance, Otherwise};
 
 /// What orders candidates: a sluggish worker comes after all others, then the load, then the turn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -33,9 +33,15 @@ pub(crate) struct Picker {
 
 impl Picker {
     /// A picker for slots `0..slots`, none of which is a candidate yet.
-    pub(crate) fn new(balance: Balance, slots: usize) -> Self {
+    /// Without a key, what is `otherwise` decides.
+    pub(crate) fn new(balance: &Balance, otherwise: Otherwise, slots: usize) -> Self {
+        let by_load = match balance {
+            Balance::LeastConnections => true,
+            Balance::RoundRobin => false,
+            _ => otherwise != Otherwise::RoundRobin,
+        };
         Self {
-            by_load: balance == Balance::LeastConnections,
+            by_load,
             heap: Vec::with_capacity(slots),
             place: vec![ABSENT; slots],
             rank: vec![Rank { sluggish: false, load: 0, turn: 0 }; slots],
@@ -221,7 +227,7 @@ mod tests {
             by_load in any::<bool>(),
         ) {
             let balance = if by_load { Balance::LeastConnections } else { Balance::RoundRobin };
-            let mut picker = Picker::new(balance, 8);
+            let mut picker = Picker::new(&balance, Otherwise::LeastConnections, 8);
             let mut model: Vec<Option<(bool, u32)>> = vec![None; 8];
             let mut turn = [0u64; 8];
             let mut turns = 0;
@@ -266,7 +272,7 @@ mod tests {
 
     #[test]
     fn equals_take_turns() {
-        let mut picker = Picker::new(Balance::RoundRobin, 3);
+        let mut picker = Picker::new(&Balance::RoundRobin, Otherwise::LeastConnections, 3);
         for slot in 0..3 {
             picker.set(slot, 0, false);
         }

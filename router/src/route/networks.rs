@@ -13,6 +13,7 @@ const MAPPED: u128 = 0xffff_0000_0000;
 pub struct Networks {
     v4: Vec<(u32, u32)>,
     v6: Vec<(u128, u128)>,
+    blocks: Vec<IpNet>,
 }
 
 impl Networks {
@@ -20,13 +21,24 @@ impl Networks {
     /// other IPv6 network contains an IPv4 address.
     pub fn new(networks: impl IntoIterator<Item = IpNet>) -> Self {
         let (mut v4, mut v6) = (Vec::new(), Vec::new());
-        for network in networks {
-            match canonical(network) {
+        let networks: Vec<IpNet> = networks.into_iter().map(canonical).collect();
+        for network in &networks {
+            match network {
                 IpNet::V4(net) => v4.push((net.network().to_bits(), net.broadcast().to_bits())),
                 IpNet::V6(net) => v6.push((net.network().to_bits(), net.broadcast().to_bits())),
             }
         }
-        Self { v4: merged(v4, u32::checked_add), v6: merged(v6, u128::checked_add) }
+        Self {
+            v4: merged(v4, u32::checked_add),
+            v6: merged(v6, u128::checked_add),
+            blocks: IpNet::aggregate(&networks),
+        }
+    }
+
+    /// The same addresses as few networks, which are nested or apart from those of any other set, as
+    /// ranges of neighbours would not be.
+    pub(super) fn blocks(&self) -> &[IpNet] {
+        &self.blocks
     }
 
     /// Whether an address is in one of them; a mapped address counts as the IPv4 one.

@@ -1,9 +1,15 @@
 //! All rules together, compiled when they are loaded, and the decision.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::rule::{Rule, Target};
+use vestibule_protocol::Data;
+use vestibule_protocol::supervision::Setup;
+
+use super::affinity::{Affinity, KeySource};
+use super::compile::{RuleError, compile};
+use super::index::Index;
+use super::rule::{Refusal, Rule, Target, Verdict};
+use crate::inspect::{Cause, Depth, Facts};
 use crate::reject::{Reason, Rejection};
 
 /// Name of the implicit route.
@@ -12,35 +18,44 @@ pub const DEFAULT: &str = "default";
 /// Name of what is decided when no rule matches, and its reason.
 pub const NO_ROUTE: &str = Reason::NoRoute.as_str();
 
-/// What is known about a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Facts {
-    /// Index of the listener that accepted it.
-    pub listener: usize,
-    /// The client's address; none for a client without an Internet address. Mapped ones count as
-    /// IPv4.
-    pub peer: Option<IpAddr>,
-}
+/// Name of what is decided when a rule had to know what was not to be seen.
+pub const UNKNOWN: &str = "unknown";
 
 /// Where a connection goes, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision<'table> {
     /// Where.
     pub target: Target,
-    /// Name of the rule, [`DEFAULT`] or [`NO_ROUTE`].
+    /// Name of the rule, [`DEFAULT`], [`NO_ROUTE`] or [`UNKNOWN`].
     pub route: &'table Arc<str>,
+    /// What is posted with it.
+    pub message: Option<&'table Arc<Data>>,
     /// Why.
     pub why: Why,
 }
 
 impl Decision<'_> {
-    /// How the connection is turned away, if it is.
+    /// How the connection is turned away, if it is. A redirection needs the request, see
+    /// [`redirection`](Self::redirection).
     pub fn rejection(&self) -> Option<Rejection> {
         match (self.target, self.why) {
-            (Target::Pool(_), _) => None,
+            (Target::Pool(_) | Target::Redirect, _) => None,
             (Target::Reject(_), Why::NoMatch) => Some(Rejection::because(Reason::NoRoute)),
+            (Target::Reject(_), Why::Unknown { cause, .. }) => {
+                Some(Rejection::because(cause.reason()))
+            }
             (Target::Reject(refusal), Why::Rule(_) | Why::OnlyPool) => Some(refusal.rejection()),
         }
+    }
+
+    /// Where the client is to come again, if it is. `Some(None)`: it is, and has not said which host
+    /// it wants.
+    pub fn redirection(&self, facts: &Facts<'_>) -> Option<Option<String>> {
+        if self.target != Target::Redirect {
+            return None;
+        }
+        let (host, head) = (facts.host().known(), facts.head().known());
+        Some(host.zip(head).map(|(host, head)| format!("https://{host}{}", head.origin_form())))
     }
 }
 
@@ -53,57 +68,201 @@ pub enum Why {
     OnlyPool,
     /// There are rules, and none matches.
     NoMatch,
+    /// No rule before this one matches, and whether this one does cannot be told.
+    Unknown {
+        /// The rule's index.
+        rule: usize,
+        /// Why it cannot be told.
+        cause: Cause,
+    },
 }
 
-/// Rules that were compiled for a number of listeners.
+/// A decision, or what it takes to make one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome<'table> {
+    /// It is made.
+    Decided(Decision<'table>),
+    /// The connection has to be looked at as deep as this first.
+    Need(Depth),
+}
+
+/// What happens on a listener to connections of which a rule had to know what was not to be seen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Unseen {
+    /// They are rejected, and the reason is why it was not to be seen.
+    #[default]
+    Reject,
+    /// They go to this pool, by its index.
+    Pool(usize),
+}
+
+/// Rules that were compiled for a number of listeners and pools. Never changes: a new configuration
+/// brings a new one.
 #[derive(Clone, Debug)]
 pub struct Table {
     rules: Vec<Rule>,
-    /// For each listener the rules that can decide there, in order. The last one always matches, or
-    /// all look at the client.
-    by_listener: Vec<Vec<usize>>,
+    listeners: Vec<Listing>,
+    keys: Vec<Option<KeySource>>,
     otherwise: Why,
     default: Arc<str>,
     no_route: Arc<str>,
+    unknown: Arc<str>,
+}
+
+/// The rules of one listener, up to the first that always matches.
+#[derive(Clone, Debug)]
+struct Listing {
+    index: Index,
+    /// The first that always matches.
+    always: Option<usize>,
+    /// The deepest look that one of them can need.
+    depth: Depth,
+    unseen: Unseen,
 }
 
 impl Table {
-    /// Compiles rules for listeners `0..listeners`. Without a rule everything goes to pool 0, which
-    /// is right where there is one pool.
-    pub fn new(rules: Vec<Rule>, listeners: usize) -> Self {
-        let by_listener = (0..listeners).map(|listener| deciding(&rules, listener)).collect();
+    /// Compiles rules for these listeners, and for pools whose workers are chosen by these keys.
+    /// Without a rule everything goes to pool 0, which is right where there is one pool.
+    pub fn new(rules: Vec<Rule>, listeners: &[Unseen], keys: Vec<Option<KeySource>>) -> Self {
+        let listing = |(listener, unseen): (usize, &Unseen)| {
+            let mine = || rules.iter().enumerate().filter(move |(_, rule)| rule.covers(listener));
+            let always = mine().find(|(_, rule)| rule.is_open()).map(|(at, _)| at);
+            let deciding = || mine().take_while(move |(at, _)| always.is_none_or(|end| *at <= end));
+            let key = |target: Target| match target {
+                Target::Pool(pool) => keys.get(pool).and_then(Option::as_ref),
+                Target::Reject(_) | Target::Redirect => None,
+            };
+            let depth = |rule: &Rule| {
+                rule.depth().max(key(rule.target).map_or(Depth::Address, KeySource::depth))
+            };
+            let deepest = deciding().map(|(_, rule)| depth(rule)).max();
+            let implicit = || key(Target::Pool(0)).map_or(Depth::Address, KeySource::depth);
+            Listing {
+                index: Index::new(deciding()),
+                always,
+                depth: if rules.is_empty() {
+                    implicit()
+                } else {
+                    deepest.unwrap_or(Depth::Address)
+                },
+                unseen: *unseen,
+            }
+        };
+        let listeners = listeners.iter().enumerate().map(listing).collect();
         let otherwise = if rules.is_empty() { Why::OnlyPool } else { Why::NoMatch };
-        Self { rules, by_listener, otherwise, default: DEFAULT.into(), no_route: NO_ROUTE.into() }
+        Self {
+            rules,
+            listeners,
+            keys,
+            otherwise,
+            default: DEFAULT.into(),
+            no_route: NO_ROUTE.into(),
+            unknown: UNKNOWN.into(),
+        }
+    }
+
+    /// The table that the supervisor asks for.
+    ///
+    /// # Errors
+    /// A text that is no pattern.
+    pub fn of(setup: &Setup) -> Result<Self, RuleError> {
+        let rules = setup.rules.iter().map(compile).collect::<Result<Vec<_>, _>>()?;
+        let unseen = setup.listeners.iter().map(|listener| match listener.unknown {
+            Some(pool) => Unseen::Pool(pool as usize),
+            None => Unseen::Reject,
+        });
+        let keys = setup.pools.iter().map(|pool| KeySource::of(&pool.settings.balance));
+        Ok(Self::new(rules, &unseen.collect::<Vec<_>>(), keys.collect()))
     }
 
     /// The table of one pool and no rules.
     pub fn only_pool(listeners: usize) -> Self {
-        Self::new(Vec::new(), listeners)
+        Self::new(Vec::new(), &vec![Unseen::Reject; listeners], vec![None])
     }
 
-    /// Where a connection goes. A listener that the table was not compiled for has no rules.
-    pub fn decide(&self, facts: Facts) -> Decision<'_> {
-        let candidates = self.by_listener.get(facts.listener).map_or(&[][..], Vec::as_slice);
-        for &index in candidates {
+    /// Where a connection goes, or what has to be known first. Looks no deeper than the rules in
+    /// front of the decision, and the key of the pool that is chosen, need. A listener that the table
+    /// was not compiled for has no rules.
+    ///
+    /// Every fact that was looked for is a value, absent or unknown; asked for at a depth once more,
+    /// the answer never needs that depth again.
+    pub fn decide(&self, facts: &Facts<'_>) -> Outcome<'_> {
+        if self.rules.is_empty() {
+            return self.choose(self.implicit(), facts);
+        }
+        let Some(listing) = self.listeners.get(facts.listener) else {
+            return Outcome::Decided(self.implicit());
+        };
+        for index in listing.index.candidates(facts) {
             let Some(rule) = self.rules.get(index) else { continue };
-            let matches = match (&rule.peers, facts.peer) {
-                (None, _) => true,
-                (Some(networks), Some(peer)) => networks.contains(peer),
-                (Some(_), None) => false,
-            };
-            if matches {
-                return Decision { target: rule.target, route: &rule.name, why: Why::Rule(index) };
+            match rule.verdict_beyond_address(facts) {
+                Verdict::Matches => return self.choose(self.by_rule(index, rule), facts),
+                Verdict::Differs(_) => {}
+                Verdict::Unasked(_, depth) => return Outcome::Need(depth),
+                // Whoever hides what a rule wants to see must not come to the next one.
+                Verdict::Unknown(_, cause) => {
+                    let unseen = self.unseen(listing.unseen, index, cause);
+                    return self.choose(unseen, facts);
+                }
             }
         }
-        match self.otherwise {
-            Why::OnlyPool => {
-                Decision { target: Target::Pool(0), route: &self.default, why: Why::OnlyPool }
-            }
-            Why::NoMatch | Why::Rule(_) => {
-                let target = Target::Reject(super::Refusal::Status(404));
-                Decision { target, route: &self.no_route, why: Why::NoMatch }
-            }
+        self.choose(self.implicit(), facts)
+    }
+
+    /// A decision stands when the key of its pool was looked for.
+    fn choose<'table>(
+        &'table self,
+        decision: Decision<'table>,
+        facts: &Facts<'_>,
+    ) -> Outcome<'table> {
+        match self.key(decision.target) {
+            Some(key) if key.is_unasked(facts) => Outcome::Need(key.depth()),
+            _ => Outcome::Decided(decision),
         }
+    }
+
+    fn key(&self, target: Target) -> Option<&KeySource> {
+        match target {
+            Target::Pool(pool) => self.keys.get(pool)?.as_ref(),
+            Target::Reject(_) | Target::Redirect => None,
+        }
+    }
+
+    /// Which worker of the pool a connection belongs to, by what its balance looks at; nothing where
+    /// it looks at the peer's address or at the workers alone.
+    pub fn affinity(&self, target: Target, facts: &Facts<'_>) -> Option<Affinity> {
+        self.key(target)?.affinity(facts)
+    }
+
+    fn by_rule<'table>(&self, index: usize, rule: &'table Rule) -> Decision<'table> {
+        Decision {
+            target: rule.target,
+            route: &rule.name,
+            message: rule.message.as_ref(),
+            why: Why::Rule(index),
+        }
+    }
+
+    fn unseen(&self, unseen: Unseen, rule: usize, cause: Cause) -> Decision<'_> {
+        let target = match unseen {
+            Unseen::Reject => Target::Reject(Refusal::Status(400)),
+            Unseen::Pool(pool) => Target::Pool(pool),
+        };
+        let why = Why::Unknown { rule, cause };
+        Decision { target, route: &self.unknown, message: None, why }
+    }
+
+    fn implicit(&self) -> Decision<'_> {
+        let (target, route, why) = match self.otherwise {
+            Why::OnlyPool => (Target::Pool(0), &self.default, Why::OnlyPool),
+            _ => (Target::Reject(Refusal::Status(404)), &self.no_route, Why::NoMatch),
+        };
+        Decision { target, route, message: None, why }
+    }
+
+    /// The deepest look that a listener's connections can need.
+    pub fn depth(&self, listener: usize) -> Depth {
+        self.listeners.get(listener).map_or(Depth::Address, |listing| listing.depth)
     }
 
     /// The rules.
@@ -115,18 +274,12 @@ impl Table {
     /// an earlier one always matches: pairs of such a rule and the earlier one that makes it so (where
     /// listeners differ, the last of them).
     pub fn unreachable(&self) -> Vec<(usize, usize)> {
-        // The last rule of a listener is the first that always matches there, if there is one.
-        let always: Vec<Option<usize>> = self
-            .by_listener
-            .iter()
-            .map(|rules| rules.last().copied())
-            .map(|last| last.filter(|at| self.rules.get(*at).is_some_and(|r| r.peers.is_none())))
-            .collect();
         let before = |(index, rule): (usize, &Rule)| {
-            let mine = always.iter().enumerate().filter(|(listener, _)| rule.covers(*listener));
+            let listings = self.listeners.iter().enumerate();
+            let mine = listings.filter(|(listener, _)| rule.covers(*listener));
             // One listener without such a rule, and it can decide there.
             let earlier = mine
-                .map(|(_, always)| always.filter(|earlier| *earlier < index))
+                .map(|(_, listing)| listing.always.filter(|earlier| *earlier < index))
                 .collect::<Option<Vec<usize>>>()?;
             Some((index, earlier.into_iter().max()?))
         };
@@ -134,158 +287,5 @@ impl Table {
     }
 }
 
-/// The rules of one listener, up to the first that always matches.
-fn deciding(rules: &[Rule], listener: usize) -> Vec<usize> {
-    let mut deciding = Vec::new();
-    for (index, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.covers(listener)) {
-        deciding.push(index);
-        if rule.peers.is_none() {
-            break;
-        }
-    }
-    deciding
-}
-
 #[cfg(test)]
-mod tests {
-    use super::super::{Networks, Refusal};
-    use super::*;
-    use ipnet::IpNet;
-    use proptest::prelude::*;
-
-    /// A rule as it is written.
-    #[derive(Clone, Debug)]
-    struct Written {
-        listeners: Option<Vec<usize>>,
-        peers: Option<Vec<IpNet>>,
-        target: Target,
-    }
-
-    fn compiled(written: &[Written], listeners: usize) -> Table {
-        let rule = |(index, rule): (usize, &Written)| Rule {
-            name: format!("route-{}", index + 1).into(),
-            listeners: rule.listeners.clone(),
-            peers: rule.peers.clone().map(Networks::new),
-            target: rule.target,
-        };
-        Table::new(written.iter().enumerate().map(rule).collect(), listeners)
-    }
-
-    /// The documentation, word for word: in order, every condition, any of a list.
-    fn naive(written: &[Written], facts: Facts) -> Option<usize> {
-        written.iter().position(|rule| {
-            let listener = match &rule.listeners {
-                Some(listeners) => listeners.contains(&facts.listener),
-                None => true,
-            };
-            let peer = match (&rule.peers, facts.peer) {
-                (Some(networks), Some(peer)) => networks.iter().any(|net| net.contains(&peer)),
-                (Some(_), None) => false,
-                (None, _) => true,
-            };
-            listener && peer
-        })
-    }
-
-    fn address() -> impl Strategy<Value = IpAddr> {
-        prop_oneof![
-            (0..4u8, 0..4u8).prop_map(|(a, b)| IpAddr::from([10, a, 0, b])),
-            (0..4u16).prop_map(|a| IpAddr::from([0xfd00, 0, 0, 0, 0, 0, 0, a])),
-        ]
-    }
-
-    fn network() -> impl Strategy<Value = IpNet> {
-        (address(), 0..=128u8).prop_map(|(address, prefix)| {
-            let most = if address.is_ipv4() { 32 } else { 128 };
-            IpNet::new(address, prefix.min(most)).unwrap()
-        })
-    }
-
-    fn written() -> impl Strategy<Value = Written> {
-        let listeners = proptest::option::of(proptest::collection::vec(0..3usize, 1..3));
-        let peers = proptest::option::weighted(0.8, proptest::collection::vec(network(), 1..4));
-        let target = prop_oneof![
-            (0..3usize).prop_map(Target::Pool),
-            (400..600u16).prop_map(|status| Target::Reject(Refusal::Status(status))),
-            Just(Target::Reject(Refusal::Reset)),
-            Just(Target::Reject(Refusal::Close)),
-        ];
-        (listeners, peers, target).prop_map(|(listeners, peers, target)| Written {
-            listeners,
-            peers,
-            target,
-        })
-    }
-
-    proptest! {
-        #[test]
-        fn the_compiled_table_decides_as_the_rules_read(
-            rules in proptest::collection::vec(written(), 0..8),
-            asked in proptest::collection::vec((0..3usize, proptest::option::of(address())), 1..16),
-        ) {
-            let table = compiled(&rules, 3);
-            for (listener, peer) in asked {
-                let facts = Facts { listener, peer };
-                let decision = table.decide(facts);
-                let expected = match naive(&rules, facts) {
-                    Some(index) => (Why::Rule(index), rules[index].target, format!("route-{}", index + 1)),
-                    None if rules.is_empty() => (Why::OnlyPool, Target::Pool(0), "default".to_owned()),
-                    None => (
-                        Why::NoMatch,
-                        Target::Reject(Refusal::Status(404)),
-                        "no-route".to_owned(),
-                    ),
-                };
-                prop_assert_eq!((decision.why, decision.target, decision.route.to_string()), expected);
-            }
-        }
-
-        /// What is called unreachable never decides.
-        #[test]
-        fn an_unreachable_rule_never_decides(
-            rules in proptest::collection::vec(written(), 0..8),
-            listener in 0..3usize,
-            peer in proptest::option::of(address()),
-        ) {
-            let table = compiled(&rules, 3);
-            for (index, earlier) in table.unreachable() {
-                prop_assert!(earlier < index);
-                prop_assert_ne!(table.decide(Facts { listener, peer }).why, Why::Rule(index));
-            }
-        }
-    }
-
-    fn rule(name: &str, listeners: Option<Vec<usize>>, peers: Option<&str>) -> Rule {
-        let peers = peers.map(|net| Networks::new([net.parse().unwrap()]));
-        Rule { name: name.into(), listeners, peers, target: Target::Pool(0) }
-    }
-
-    #[test]
-    fn a_rule_is_unreachable_only_if_each_of_its_listeners_is_decided_before() {
-        let table = Table::new(
-            vec![
-                rule("one", Some(vec![0]), None),
-                rule("both", None, Some("10.0.0.0/8")),
-                rule("two", Some(vec![1]), None),
-                rule("late", None, None),
-                rule("later", Some(vec![0]), Some("10.0.0.0/8")),
-            ],
-            2,
-        );
-        assert_eq!(table.unreachable(), [(3, 2), (4, 0)]);
-    }
-
-    #[test]
-    fn what_no_rule_matches_is_404_no_route_and_a_rule_has_its_own_answer() {
-        let mut only = rule("only", None, Some("10.0.0.0/8"));
-        only.target = Target::Reject(Refusal::Status(403));
-        let table = Table::new(vec![only], 1);
-        let decide = |peer: &str| {
-            let facts = Facts { listener: 0, peer: peer.parse().ok() };
-            table.decide(facts).rejection()
-        };
-        assert_eq!(decide("192.0.2.1"), Some(Rejection::because(Reason::NoRoute)));
-        assert_eq!(decide("10.0.0.1"), Some(Rejection::status(403, Reason::Rejected)));
-        assert_eq!(Table::only_pool(1).decide(Facts { listener: 0, peer: None }).rejection(), None);
-    }
-}
+mod tests;

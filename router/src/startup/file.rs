@@ -3,11 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::time::Duration;
 
-use vestibule_protocol::supervision::{RuleSetup, TargetSetup};
+use vestibule_protocol::supervision::ListenerSetup;
 use vestibule_router::config::{self, Account, Command, Config, OnError, Workers};
 use vestibule_router::listener::{self, local_address};
 use vestibule_router::options::Output;
-use vestibule_router::route::{Refusal, Target};
 use vestibule_router::supervisor::master::{Plan, PoolPlan};
 use vestibule_router::supervisor::router_user;
 use vestibule_router::{Restart, WorkerOptions};
@@ -22,7 +21,8 @@ pub(crate) fn plan(config: &Config) -> Result<Plan, StartupError> {
     let mut inherited = Inherited::from_env();
     let mut listeners = Vec::new();
     for listener in &config.listeners {
-        listeners.push((listener.name.value.clone(), socket(listener, &mut inherited)?));
+        let setup = ListenerSetup { name: listener.name.value.clone(), unknown: None };
+        listeners.push((setup, socket(listener, &mut inherited)?));
     }
     let port = listeners.first().and_then(|(_, socket)| local_address(socket));
     let port = port.map(|address| address.port());
@@ -39,7 +39,7 @@ pub(crate) fn plan(config: &Config) -> Result<Plan, StartupError> {
         from_file: true,
         log: config.log.value.clone(),
         admin: None,
-        rules: config.routes.iter().map(rule).collect(),
+        rules: config.routes.iter().map(config::Route::setup).collect(),
         router_identity: match &*config.router.user {
             Some(account) => Some(router_user::resolve(&account.to_string())?),
             None => router_user::choose(&pools),
@@ -72,7 +72,9 @@ fn options(config: &Config, pool: &config::Pool, port: Option<u16>) -> WorkerOpt
     };
     options = options
         .pool(&*pool.name)
-        .balance(*pool.balance)
+        .balance(pool.balance.value.clone())
+        .otherwise(*pool.otherwise)
+        .when_full(*pool.when_full)
         .max_attempts(*config.router.max_attempts)
         .stuck_timeout(config.router.stuck_timeout.unwrap_or(NEVER))
         .handoff_window(*pool.handoff_window as usize)
@@ -129,26 +131,11 @@ fn identity(mut options: WorkerOptions, pool: &config::Pool) -> WorkerOptions {
     options
 }
 
-fn rule(route: &config::Route) -> RuleSetup {
-    let listeners = route.listeners.as_ref();
-    RuleSetup {
-        name: route.name.value.clone(),
-        listeners: listeners.map(|all| all.iter().map(|at| *at as u32).collect()),
-        peers: route.peers.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
-        target: match *route.target {
-            Target::Pool(pool) => TargetSetup::Pool(pool as u32),
-            Target::Reject(Refusal::Status(status)) => TargetSetup::Status(status),
-            Target::Reject(Refusal::Reset) => TargetSetup::Reset,
-            Target::Reject(Refusal::Close) => TargetSetup::Close,
-        },
-    }
-}
-
 /// One line a listener.
-fn announcement(listeners: &[(String, OwnedFd)]) -> String {
-    let line = |(name, socket): &(String, OwnedFd)| match local_address(socket) {
-        Some(address) => format!("{name}: http://{address}"),
-        None => name.clone(),
+fn announcement(listeners: &[(ListenerSetup, OwnedFd)]) -> String {
+    let line = |(setup, socket): &(ListenerSetup, OwnedFd)| match local_address(socket) {
+        Some(address) => format!("{}: http://{address}", setup.name),
+        None => setup.name.clone(),
     };
     listeners.iter().map(line).collect::<Vec<_>>().join("\n")
 }

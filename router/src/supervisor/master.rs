@@ -14,7 +14,9 @@ use std::time::Duration;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
-use vestibule_protocol::supervision::{Exit, FromRouter, PoolSetup, RuleSetup, Setup, ToRouter};
+use vestibule_protocol::supervision::{
+    Exit, FromRouter, ListenerSetup, PoolSetup, RuleSetup, Setup, ToRouter,
+};
 
 use self::administer::worker_name;
 use super::admin::socket::AdminSocket;
@@ -40,8 +42,8 @@ const ROUTER_PATIENCE: Duration = Duration::from_secs(5);
 /// Everything that a run needs, whole and checked.
 #[derive(Debug)]
 pub struct Plan {
-    /// Listening sockets, with their names.
-    pub listeners: Vec<(String, OwnedFd)>,
+    /// Listening sockets, with what the router is to know of them.
+    pub listeners: Vec<(ListenerSetup, OwnedFd)>,
     /// The pools.
     pub pools: Vec<PoolPlan>,
     /// The route table, first match first. Empty, with one pool: everything goes there.
@@ -391,7 +393,7 @@ impl Master {
             parent: std::process::id(),
             identity: self.plan.router_identity,
             pools: pools.collect(),
-            listeners: self.plan.listeners.iter().map(|(name, _)| name.clone()).collect(),
+            listeners: self.plan.listeners.iter().map(|(setup, _)| setup.clone()).collect(),
             rules: self.plan.rules.clone(),
         }
     }

@@ -10,6 +10,7 @@ use super::super::types::{Command, OnError, Pool, Protocol, Queue, Restart, Work
 use super::super::values;
 use super::super::words::{POOL, QUEUE, RESTART};
 use super::{DAY, DURATION, NUMBER, account, name, open, path, plain_path};
+use crate::pool::{Otherwise, WhenFull};
 
 const LIST: &str = "a list of texts, such as `[\"./worker\"]`, or `\"demo\"`";
 const WORKERS: &str = "a number or `\"auto\"`";
@@ -44,6 +45,11 @@ pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<Pool> {
             let text = item.text(report, "a balance, such as `\"least-connections\"`")?;
             report.take(&item.place, values::balance(text))
         }),
+        otherwise: table.or(report, "otherwise", Otherwise::default(), |item, report| {
+            let text = item.text(report, "a balance, such as `\"least-connections\"`")?;
+            report.take(&item.place, values::otherwise(text))
+        }),
+        when_full: table.or(report, "when-full", WhenFull::default(), when_full),
         on_error: table.or(report, "on-error", OnError::Continue, on_error),
         max_connections: table.or(report, "max-connections", None, |item, report| {
             match item.word() {
@@ -181,6 +187,20 @@ fn on_error(item: &Item<'_>, report: &mut Report) -> Option<OnError> {
             found: text.to_owned(),
             what: "answer to an error",
             write: "`continue` or `restart`".to_owned(),
+        }),
+    };
+    report.take(&item.place, result)
+}
+
+fn when_full(item: &Item<'_>, report: &mut Report) -> Option<WhenFull> {
+    let text = item.text(report, "`\"wait\"` or `\"spill\"`")?;
+    let result = match text {
+        "wait" => Ok(WhenFull::Wait),
+        "spill" => Ok(WhenFull::Spill),
+        _ => Err(Problem::Word {
+            found: text.to_owned(),
+            what: "answer to a full worker",
+            write: "`wait` or `spill`".to_owned(),
         }),
     };
     report.take(&item.place, result)

@@ -6,6 +6,8 @@ use super::{Core, Refused};
 use crate::handoff::Entry;
 use crate::pool::pick;
 use crate::pool::slot::{Slot, State};
+use crate::pool::{Balance, Otherwise, WhenFull};
+use crate::route::Affinity;
 
 /// A worker whose oldest offer is unanswered for this long is picked only when no other can be: it
 /// hangs or is overloaded, and the acknowledgement of a healthy one takes well under a millisecond.
@@ -33,19 +35,68 @@ impl Core {
         self.place(entry)
     }
 
-    pub(super) fn choose_by_key(&self, entry: &Entry, key: std::net::IpAddr) -> Choice {
-        let (key, length) = pick::address_key(key);
-        let key = key.get(..length).unwrap_or_default();
-        (0u32..)
-            .zip(&self.slots)
-            .filter(|(_, place)| place.may_take_later())
-            // Who refused it before is asked again where nobody else is left: attempts are counted.
-            .max_by_key(|(slot, place)| {
-                (!entry.tried.contains(slot), pick::score(key, &place.name))
-            })
-            .map_or(Choice::Nobody, |(slot, _)| {
-                if self.is_free_for_key(slot) { Choice::Now(slot) } else { Choice::ItsQueue(slot) }
-            })
+    /// The choice of what the pool's balance looks at; nothing for an entry without a key, or where
+    /// anybody will do.
+    pub(super) fn choose_by_balance(&self, entry: &Entry) -> Option<Choice> {
+        let by_address = || {
+            let (key, length) = pick::address_key(entry.key()?);
+            Some(self.choose_by_key(entry, key.get(..length).unwrap_or_default()))
+        };
+        match self.settings.balance {
+            Balance::LeastConnections | Balance::RoundRobin => return None,
+            Balance::HashPeerIp => return by_address(),
+            _ => {}
+        }
+        let chosen = match entry.affinity() {
+            Some(Affinity::Key(key)) => Some(self.choose_by_key(entry, key)),
+            Some(Affinity::Worker(name)) => self.choose_by_name(entry, name),
+            None => None,
+        };
+        match self.settings.otherwise {
+            Otherwise::HashPeerIp => chosen.or_else(by_address),
+            Otherwise::LeastConnections | Otherwise::RoundRobin => chosen,
+        }
+    }
+
+    fn choose_by_key(&self, entry: &Entry, key: &[u8]) -> Choice {
+        // Who refused it before is asked again where nobody else is left: attempts are counted.
+        let best = |free: bool| {
+            let slots = (0u32..).zip(&self.slots);
+            slots
+                .filter(
+                    |(slot, place)| {
+                        if free { self.is_free_for_key(*slot) } else { place.may_take_later() }
+                    },
+                )
+                .max_by_key(|(slot, place)| {
+                    (!entry.tried.contains(slot), pick::score(key, &place.name))
+                })
+                .map(|(slot, _)| slot)
+        };
+        match best(false) {
+            None => Choice::Nobody,
+            Some(slot) if self.is_free_for_key(slot) => Choice::Now(slot),
+            Some(slot) => match self.settings.when_full {
+                WhenFull::Wait => Choice::ItsQueue(slot),
+                // The next one of the key; where all are full, whoever has room first.
+                WhenFull::Spill => best(true).map_or(Choice::Wait, Choice::Now),
+            },
+        }
+    }
+
+    /// The worker of this name, unless it is gone for good or refused the entry before.
+    fn choose_by_name(&self, entry: &Entry, name: &str) -> Option<Choice> {
+        let (slot, place) = (0u32..).zip(&self.slots).find(|(_, place)| *place.name == *name)?;
+        if !place.may_take_later() || entry.tried.contains(&slot) {
+            return None;
+        }
+        if self.is_free_for_key(slot) {
+            return Some(Choice::Now(slot));
+        }
+        match self.settings.when_full {
+            WhenFull::Wait => Some(Choice::ItsQueue(slot)),
+            WhenFull::Spill => None,
+        }
     }
 
     pub(super) fn is_sluggish(&self, slot: u32, now: impl FnOnce() -> Instant) -> bool {

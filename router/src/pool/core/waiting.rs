@@ -8,7 +8,6 @@ use super::placing::Choice;
 use super::{Core, Refused};
 use crate::event::{Undelivered, UndeliveredReason};
 use crate::handoff::{Cargo, Entry};
-use crate::pool::Balance;
 use crate::pool::slot::Slot;
 use crate::queue::watch::{Sign, Watch};
 use crate::queue::{Lane, Token};
@@ -236,12 +235,10 @@ impl Core {
     }
 
     fn choose(&mut self, entry: &Entry) -> Choice {
-        if self.settings.balance == Balance::HashPeerIp
-            && let Some(key) = entry.key()
-        {
-            return self.choose_by_key(entry, key);
+        match self.choose_by_balance(entry) {
+            Some(choice) => choice,
+            None => self.choose_any(&entry.tried),
         }
-        self.choose_any(&entry.tried)
     }
 }
 

@@ -236,8 +236,8 @@ impl Master {
     }
 
     fn status(&self) -> Status {
-        let listeners = self.plan.listeners.iter().map(|(name, socket)| Listener {
-            name: name.clone(),
+        let listeners = self.plan.listeners.iter().map(|(setup, socket)| Listener {
+            name: setup.name.clone(),
             address: local_address(socket).map(|address| address.to_string()),
         });
         let rejected = self.metrics.rejections();

@@ -12,21 +12,15 @@ use crate::event::WorkerEvent;
 use crate::inspect::PausedConnection;
 use crate::options::WorkerOptions;
 use crate::pool::slot::State;
+use crate::pool::{Balance, Otherwise};
+#[cfg(feature = "cli")]
+use crate::{connection::Orders, pool::WhenFull, route::Affinity};
 
 const TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Workers that are ready and take one offer each.
 fn core(workers: u32, balance: Balance) -> Core {
-    let options = WorkerOptions::new("none").balance(balance).handoff_window(1);
-    let settings = options.queue(8, TIMEOUT).settings();
-    let names = (1..=workers).map(|n| format!("app-{n}").into()).collect();
-    let (supervisor, _) = mpsc::unbounded_channel();
-    let mut core = Core::new(0, settings, names, supervisor);
-    for slot in 0..workers {
-        core.slots[slot as usize].state = State::Ready;
-        core.refresh(slot);
-    }
-    core
+    core_with(workers, WorkerOptions::new("none").balance(balance))
 }
 
 fn entry(id: u64, peer: Option<&str>) -> Entry {
@@ -72,12 +66,83 @@ fn reasons(core: &mut Core) -> Vec<UndeliveredReason> {
         .collect()
 }
 
+fn core_with(workers: u32, options: WorkerOptions) -> Core {
+    let settings = options.handoff_window(1).queue(8, TIMEOUT).settings();
+    let names = (1..=workers).map(|n| format!("app-{n}").into()).collect();
+    let (supervisor, _) = mpsc::unbounded_channel();
+    let mut core = Core::new(0, settings, names, supervisor);
+    for slot in 0..workers {
+        core.slots[slot as usize].state = State::Ready;
+        core.refresh(slot);
+    }
+    core
+}
+
+/// A connection that belongs to somebody.
+#[cfg(feature = "cli")]
+fn belonging(id: u64, affinity: Affinity) -> Entry {
+    let mut entry = entry(id, None);
+    if let Cargo::Connection(connection) = &mut entry.cargo {
+        connection.order(Orders { affinity: Some(affinity), message: None });
+    }
+    entry
+}
+
+#[test]
+#[cfg(feature = "cli")]
+fn a_sticky_connection_waits_for_the_worker_that_it_names() {
+    let mut core = core_with(3, WorkerOptions::new("none").balance(Balance::Sticky("s".into())));
+    let named = |name: &str| Affinity::Worker(name.into());
+    for id in 1..=3 {
+        core.offer(belonging(id, named("app-2"))).unwrap();
+    }
+    assert_eq!(given(&core), [vec![], vec![1], vec![]]);
+    assert_eq!(core.queued(), 2);
+    // Nobody is called so: anybody will do.
+    core.offer(belonging(4, named("other-1"))).unwrap();
+    core.offer(entry(5, None)).unwrap();
+    assert_eq!(given(&core), [vec![4], vec![1], vec![5]]);
+}
+
+#[test]
+#[cfg(feature = "cli")]
+fn what_spills_goes_to_the_next_worker_of_its_key_and_then_to_whoever_has_room() {
+    let options = WorkerOptions::new("none").balance(Balance::HashHost).when_full(WhenFull::Spill);
+    let mut core = core_with(3, options);
+    let key = || Affinity::Key((*b"a.example").into());
+    for id in 1..=4 {
+        core.offer(belonging(id, key())).unwrap();
+    }
+    let mut ranked = [0usize, 1, 2];
+    ranked.sort_by_key(|slot| {
+        std::cmp::Reverse(crate::pool::pick::score(b"a.example", &format!("app-{}", slot + 1)))
+    });
+    let given = given(&core);
+    assert_eq!(ranked.map(|slot| given[slot].clone()), [vec![1], vec![2], vec![3]]);
+    // It waits for anybody, not for its own worker.
+    let last = ranked[2] as u32;
+    serve(&mut core, last);
+    assert_eq!(core.queued(), 0);
+}
+
+#[test]
+fn without_a_key_the_otherwise_of_the_pool_decides() {
+    let options = WorkerOptions::new("none").balance(Balance::HashHost);
+    let mut core = core_with(4, options.otherwise(Otherwise::HashPeerIp));
+    for id in 1..=3 {
+        core.offer(entry(id, Some("10.0.0.1"))).unwrap();
+    }
+    // One of them took it, and the others wait for the same.
+    assert_eq!(given(&core).concat(), [1]);
+    assert_eq!(core.queued(), 2);
+}
+
 /// An address that the pool gives to this worker.
 fn address_of(core: &Core, slot: u32) -> String {
     (1..255)
         .map(|last| format!("10.0.0.{last}"))
         .find(|address| {
-            let choice = core.choose_by_key(&entry(0, None), address.parse().unwrap());
+            let choice = core.choose_by_balance(&entry(0, Some(address.as_str()))).unwrap();
             matches!(choice, Choice::Now(to) | Choice::ItsQueue(to) if to == slot)
         })
         .unwrap()
