@@ -2,8 +2,8 @@
 //!
 //! [`rule`] says what a rule is and [`pattern`] what its texts mean; [`compile()`] reads them, [`table`]
 //! puts them together once, when they are loaded, and decides; `index` and [`networks`] are its
-//! look-ups; [`affinity`] is what a pool chooses a worker by. Nothing here waits, reads or knows the
-//! time.
+//! look-ups; [`affinity`] is what a pool chooses a worker by. Nothing of these waits, reads or knows
+//! the time. `script`, behind a feature, asks a program of the user's instead, which may take some.
 
 pub mod affinity;
 pub mod compile;
@@ -11,6 +11,8 @@ mod index;
 pub mod networks;
 pub mod pattern;
 pub mod rule;
+#[cfg(feature = "script")]
+pub mod script;
 pub mod table;
 
 pub use self::affinity::{Affinity, KeySource};

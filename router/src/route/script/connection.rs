@@ -1,0 +1,189 @@
+//! The `connection` that a handler gets.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use rquickjs::class::Trace;
+use rquickjs::{Class, Ctx, Exception, IntoJs, JsLifetime, Promise, Result, String, Value};
+
+use super::book::{Away, Register, Settled, Ticket};
+use super::engine::{self, Kind};
+use super::request::JsLabel;
+use super::{Outcome, Refusal};
+use crate::inspect::{Cause, Fact};
+
+/// One connection, or what is left of it.
+#[derive(Trace, JsLifetime)]
+#[rquickjs::class(rename = "Connection")]
+pub(super) struct JsConnection {
+    #[qjs(skip_trace)]
+    pub(super) book: Arc<dyn Register>,
+    #[qjs(skip_trace)]
+    pub(super) ticket: Ticket,
+    #[qjs(skip_trace)]
+    pub(super) peer: Option<SocketAddr>,
+}
+
+fn away(ctx: &Ctx<'_>) -> rquickjs::Error {
+    let message = "the connection was posted, rejected or is gone";
+    Exception::throw_dom(ctx, "InvalidStateError", message)
+}
+
+fn address<'js>(ctx: &Ctx<'js>, address: Option<SocketAddr>) -> Result<Value<'js>> {
+    match address {
+        Some(SocketAddr::V4(v4)) => {
+            // The common case without an allocation.
+            let mut text = TextBuffer::default();
+            let _ = std::fmt::Write::write_fmt(&mut text, format_args!("{}", v4.ip()));
+            Ok(String::from_str(ctx.clone(), text.as_str())?.into_value())
+        }
+        Some(SocketAddr::V6(v6)) => v6.ip().to_string().into_js(ctx),
+        None => Ok(Value::new_null(ctx.clone())),
+    }
+}
+
+/// Room for an IPv4 address.
+#[derive(Default)]
+struct TextBuffer {
+    bytes: [u8; 15],
+    length: usize,
+}
+
+impl TextBuffer {
+    fn as_str(&self) -> &str {
+        let bytes = self.bytes.get(..self.length).unwrap_or_default();
+        std::str::from_utf8(bytes).unwrap_or_default()
+    }
+}
+
+impl std::fmt::Write for TextBuffer {
+    fn write_str(&mut self, text: &str) -> std::fmt::Result {
+        let end = self.length + text.len();
+        let room = self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?;
+        room.copy_from_slice(text.as_bytes());
+        self.length = end;
+        Ok(())
+    }
+}
+
+fn port<'js>(ctx: &Ctx<'js>, address: Option<SocketAddr>) -> Value<'js> {
+    match address {
+        Some(address) => Value::new_int(ctx.clone(), i32::from(address.port())),
+        None => Value::new_null(ctx.clone()),
+    }
+}
+
+/// Tells the script that something cannot be known: it never reads as if it were not there.
+pub(super) fn unknown(
+    ctx: &Ctx<'_>,
+    book: &dyn Register,
+    ticket: Ticket,
+    cause: Cause,
+) -> rquickjs::Error {
+    book.unknown(ticket, cause);
+    Exception::throw_dom(ctx, engine::UNKNOWN, cause_text(cause))
+}
+
+pub(super) fn cause_text(cause: Cause) -> &'static str {
+    match cause {
+        Cause::TimedOut => "the client did not show it in time",
+        Cause::TooLarge => "it is not within the bytes that are looked at",
+        Cause::NotHttp => "the client speaks neither TLS nor HTTP, or breaks their rules",
+        Cause::Hidden => "it is encrypted",
+    }
+}
+
+#[rquickjs::methods(rename_all = "camelCase")]
+impl JsConnection {
+    #[qjs(get)]
+    fn remote_address<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
+        address(&ctx, self.peer)
+    }
+
+    #[qjs(get)]
+    fn remote_port<'js>(&self, ctx: Ctx<'js>) -> Value<'js> {
+        port(&ctx, self.peer)
+    }
+
+    #[qjs(get)]
+    fn local_address<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
+        address(&ctx, self.local(&ctx)?)
+    }
+
+    #[qjs(get)]
+    fn local_port<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
+        Ok(port(&ctx, self.local(&ctx)?))
+    }
+
+    #[qjs(get)]
+    fn listener<'js>(&self, ctx: Ctx<'js>) -> Result<String<'js>> {
+        let name = self.book.listener(self.ticket).map_err(|Away| away(&ctx))?;
+        String::from_str(ctx, &name)
+    }
+
+    #[qjs(get)]
+    fn peer_context<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
+        match self.book.context(self.ticket).map_err(|Away| away(&ctx))? {
+            Fact::Known(label) => Ok(Class::instance(ctx.clone(), JsLabel { label })?.into_value()),
+            Fact::Absent | Fact::Unasked => Ok(Value::new_null(ctx)),
+            Fact::Unknown(cause) => Err(unknown(&ctx, &*self.book, self.ticket, cause)),
+        }
+    }
+
+    #[qjs(get)]
+    fn peer_user<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
+        match self.book.user(self.ticket).map_err(|Away| away(&ctx))? {
+            Fact::Known(user) => user.into_js(&ctx),
+            Fact::Absent | Fact::Unasked => Ok(Value::new_null(ctx)),
+            Fact::Unknown(cause) => Err(unknown(&ctx, &*self.book, self.ticket, cause)),
+        }
+    }
+
+    fn tls<'js>(&self, ctx: Ctx<'js>) -> Result<Promise<'js>> {
+        self.look(&ctx, Kind::Tls)
+    }
+
+    fn http<'js>(&self, ctx: Ctx<'js>) -> Result<Promise<'js>> {
+        self.look(&ctx, Kind::Http)
+    }
+
+    fn reject<'js>(&self, ctx: Ctx<'js>, how: Value<'js>) -> Result<()> {
+        let refusal = match (how.as_number(), how.as_string()) {
+            (Some(status), _) if status.trunc() == status && (400.0..600.0).contains(&status) => {
+                // A whole number below 600.
+                Some(Refusal::Status(status as u16))
+            }
+            (None, Some(word)) => match word.to_string()?.as_str() {
+                "reset" => Some(Refusal::Reset),
+                "close" => Some(Refusal::Close),
+                _ => None,
+            },
+            _ => None,
+        };
+        let Some(refusal) = refusal else {
+            let message = "reject() takes a status from 400 to 599, \"reset\" or \"close\"";
+            return Err(Exception::throw_range(&ctx, message));
+        };
+        self.book.settle(self.ticket, Outcome::Reject(refusal)).map_err(|Settled| away(&ctx))
+    }
+}
+
+impl JsConnection {
+    fn local(&self, ctx: &Ctx<'_>) -> Result<Option<SocketAddr>> {
+        self.book.local(self.ticket).map_err(|Away| away(ctx))
+    }
+
+    /// A promise of what the client says; kept at once if somebody has looked.
+    fn look<'js>(&self, ctx: &Ctx<'js>, kind: Kind) -> Result<Promise<'js>> {
+        if self.book.is_settled(self.ticket) {
+            return Err(away(ctx));
+        }
+        let (promise, resolve, reject) = Promise::new(ctx)?;
+        let want = engine::Want { kind, resolve, reject };
+        match self.book.speech(self.ticket).map_err(|Away| away(ctx))? {
+            Some(speech) => want.answer(ctx, &self.book, self.ticket, &speech)?,
+            None => engine::wait(ctx, self.ticket, want)?,
+        }
+        Ok(promise)
+    }
+}

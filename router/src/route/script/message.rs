@@ -1,0 +1,143 @@
+//! What a script posts, as JSON.
+//!
+//! `JSON.stringify` drops what it cannot write, calls `toJSON`, and turns a `Map` into `{}`. A worker
+//! would miss it in silence; so this writes what JSON has and refuses the rest.
+
+use std::io::Write;
+
+use rquickjs::{Array, Ctx, Exception, Object, Result, String, Type, Value};
+use vestibule_protocol::limits::QUEUE_BYTES;
+use vestibule_protocol::{Codec, Data};
+
+/// Deepest nesting, far below what JSON readers take (128): deeper is an object within itself.
+const DEEPEST: usize = 64;
+
+/// Reads a message. `undefined` is none.
+///
+/// # Errors
+/// A `DataCloneError`, thrown: JSON has no such value, or the message is larger than the queue before
+/// a worker.
+pub(super) fn read<'js>(ctx: &Ctx<'js>, value: &Value<'js>) -> Result<Data> {
+    if value.is_undefined() {
+        return Ok(Data::NONE);
+    }
+    let mut text = Vec::with_capacity(32);
+    write(ctx, value, &mut text, 0)?;
+    Ok(Data::from_parts(Codec::Json, text))
+}
+
+fn refuse(ctx: &Ctx<'_>, what: &str) -> rquickjs::Error {
+    Exception::throw_dom(ctx, "DataCloneError", &format!("{what} cannot be posted"))
+}
+
+fn write<'js>(ctx: &Ctx<'js>, value: &Value<'js>, out: &mut Vec<u8>, depth: usize) -> Result<()> {
+    if depth > DEEPEST {
+        return Err(refuse(ctx, "what is nested more than 64 levels deep, or in itself,"));
+    }
+    if out.len() > QUEUE_BYTES {
+        return Err(refuse(ctx, "a message of more than 1 MiB"));
+    }
+    match value.type_of() {
+        Type::Null => out.extend_from_slice(b"null"),
+        Type::Bool => {
+            let text: &[u8] = if value.as_bool() == Some(true) { b"true" } else { b"false" };
+            out.extend_from_slice(text);
+        }
+        Type::Int | Type::Float => number(ctx, value.as_number().unwrap_or_default(), out)?,
+        Type::String => {
+            let Some(text) = value.as_string() else { return Err(refuse(ctx, "this text")) };
+            string(ctx, text, out)?;
+        }
+        Type::Array => {
+            let Some(array) = value.as_array() else { return Err(refuse(ctx, "this array")) };
+            list(ctx, array, out, depth)?;
+        }
+        Type::Object => {
+            let Some(object) = value.as_object() else { return Err(refuse(ctx, "this object")) };
+            record(ctx, object, out, depth)?;
+        }
+        Type::Undefined | Type::Uninitialized => return Err(refuse(ctx, "undefined")),
+        Type::Symbol => return Err(refuse(ctx, "a symbol")),
+        Type::BigInt => return Err(refuse(ctx, "a BigInt")),
+        Type::Function | Type::Constructor => return Err(refuse(ctx, "a function")),
+        other => return Err(refuse(ctx, other.as_str())),
+    }
+    Ok(())
+}
+
+fn number(ctx: &Ctx<'_>, number: f64, out: &mut Vec<u8>) -> Result<()> {
+    /// From here on JavaScript writes an exponent.
+    const LARGE: f64 = 1e21;
+    if !number.is_finite() {
+        return Err(refuse(ctx, "a number that is not finite"));
+    }
+    // Writing to memory does not fail.
+    let _ = if number == number.trunc() && number.abs() < 9e15 {
+        // Whole, so nothing is cut off; and `-0` is `0`, as in JavaScript.
+        write!(out, "{}", number as i64)
+    } else if number.abs() < LARGE && number.abs() > 1e-6 {
+        write!(out, "{number}")
+    } else {
+        write!(out, "{number:e}")
+    };
+    Ok(())
+}
+
+fn string<'js>(ctx: &Ctx<'js>, text: &String<'js>, out: &mut Vec<u8>) -> Result<()> {
+    // Half of a surrogate pair is no text.
+    let Ok(text) = text.to_string() else {
+        ctx.catch();
+        return Err(refuse(ctx, "a string that is not well formed"));
+    };
+    quoted(ctx, &text, out)
+}
+
+fn quoted(ctx: &Ctx<'_>, text: &str, out: &mut Vec<u8>) -> Result<()> {
+    let plain = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
+    if text.bytes().all(plain) {
+        out.push(b'"');
+        out.extend_from_slice(text.as_bytes());
+        out.push(b'"');
+        return Ok(());
+    }
+    serde_json::to_writer(out, text).map_err(|_| refuse(ctx, "this text"))
+}
+
+fn list<'js>(ctx: &Ctx<'js>, array: &Array<'js>, out: &mut Vec<u8>, depth: usize) -> Result<()> {
+    out.push(b'[');
+    for at in 0..array.len() {
+        if at > 0 {
+            out.push(b',');
+        }
+        // A hole reads as undefined.
+        write(ctx, &array.get::<Value>(at)?, out, depth + 1)?;
+    }
+    out.push(b']');
+    Ok(())
+}
+
+fn record<'js>(
+    ctx: &Ctx<'js>,
+    object: &Object<'js>,
+    out: &mut Vec<u8>,
+    depth: usize,
+) -> Result<()> {
+    // A plain object's prototype is null or the one without a prototype: a Date, a Map or an
+    // instance of a class has more, and JSON would lose it.
+    if object.get_prototype().is_some_and(|prototype| prototype.get_prototype().is_some()) {
+        return Err(refuse(ctx, "an object of a class"));
+    }
+    out.push(b'{');
+    let mut first = true;
+    for property in object.props::<String, Value>() {
+        let (key, value) = property?;
+        if !std::mem::take(&mut first) {
+            out.push(b',');
+        }
+        string(ctx, &key, out)?;
+        out.push(b':');
+        write(ctx, &value, out, depth + 1)?;
+    }
+    out.push(b'}');
+    Ok(())
+}

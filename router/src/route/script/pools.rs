@@ -1,0 +1,161 @@
+//! `pools.NAME` and its workers.
+
+use std::sync::Arc;
+
+use rquickjs::class::Trace;
+use rquickjs::function::Opt;
+use rquickjs::object::Property;
+use rquickjs::{Array, Class, Coerced, Ctx, Exception, JsLifetime, Object, Result, String, Value};
+
+use super::connection::JsConnection;
+use super::{Outcome, Pools, To, message};
+
+/// Name of the global.
+const POOLS: &str = "pools";
+
+#[derive(Trace, JsLifetime)]
+#[rquickjs::class(rename = "Pool")]
+pub(super) struct JsPool {
+    #[qjs(skip_trace)]
+    pools: Arc<dyn Pools>,
+    #[qjs(skip_trace)]
+    index: usize,
+    #[qjs(skip_trace)]
+    name: Arc<str>,
+}
+
+#[rquickjs::methods(rename_all = "camelCase")]
+impl JsPool {
+    #[qjs(get)]
+    fn name<'js>(&self, ctx: Ctx<'js>) -> Result<String<'js>> {
+        String::from_str(ctx, &self.name)
+    }
+
+    fn post_message<'js>(
+        &self,
+        ctx: Ctx<'js>,
+        message: Opt<Value<'js>>,
+        transfer: Opt<Value<'js>>,
+    ) -> Result<()> {
+        post(&ctx, self.index, To::Balance, message.0, transfer.0)
+    }
+
+    fn worker_for<'js>(
+        &self,
+        ctx: Ctx<'js>,
+        key: Coerced<std::string::String>,
+    ) -> Result<Value<'js>> {
+        let Some(slot) = self.pools.worker_for(self.index, key.0.as_bytes()) else {
+            return Ok(Value::new_null(ctx));
+        };
+        let slots = self.pools.slots(self.index);
+        match slots.into_iter().find(|(number, _)| *number == slot) {
+            Some((_, name)) => {
+                let pools = Arc::clone(&self.pools);
+                let worker = JsWorker { pools, pool: self.index, slot, name };
+                Ok(Class::instance(ctx, worker)?.into_value())
+            }
+            None => Ok(Value::new_null(ctx)),
+        }
+    }
+}
+
+#[derive(Trace, JsLifetime)]
+#[rquickjs::class(rename = "Worker")]
+pub(super) struct JsWorker {
+    #[qjs(skip_trace)]
+    pools: Arc<dyn Pools>,
+    #[qjs(skip_trace)]
+    pool: usize,
+    #[qjs(skip_trace)]
+    slot: u32,
+    #[qjs(skip_trace)]
+    name: Arc<str>,
+}
+
+#[rquickjs::methods(rename_all = "camelCase")]
+impl JsWorker {
+    #[qjs(get)]
+    fn name<'js>(&self, ctx: Ctx<'js>) -> Result<String<'js>> {
+        String::from_str(ctx, &self.name)
+    }
+
+    #[qjs(get)]
+    fn ready(&self) -> bool {
+        self.pools.ready(self.pool, self.slot)
+    }
+
+    #[qjs(get)]
+    fn connections(&self) -> f64 {
+        // A 32-bit number may be above what a signed one holds.
+        f64::from(self.pools.connections(self.pool, self.slot))
+    }
+
+    fn post_message<'js>(
+        &self,
+        ctx: Ctx<'js>,
+        message: Opt<Value<'js>>,
+        transfer: Opt<Value<'js>>,
+    ) -> Result<()> {
+        post(&ctx, self.pool, To::Slot(self.slot), message.0, transfer.0)
+    }
+}
+
+fn post<'js>(
+    ctx: &Ctx<'js>,
+    pool: usize,
+    to: To,
+    message: Option<Value<'js>>,
+    transfer: Option<Value<'js>>,
+) -> Result<()> {
+    let usage =
+        || Exception::throw_type(ctx, "postMessage(message, [connection]) posts one connection");
+    let transfer = transfer.as_ref().and_then(Value::as_array).ok_or_else(usage)?;
+    let clone = |what: &str| Exception::throw_dom(ctx, "DataCloneError", what);
+    let mut list = transfer.iter::<Value>();
+    let first = list.next().ok_or_else(usage)??;
+    let connection = Class::<JsConnection>::from_value(&first).map_err(|_| usage())?;
+    if let Some(second) = list.next() {
+        return Err(match second? == first {
+            true => clone("the connection is twice in the transfer list"),
+            false => usage(),
+        });
+    }
+    let (book, ticket) = {
+        let connection = connection.borrow();
+        (Arc::clone(&connection.book), connection.ticket)
+    };
+    let message = match &message {
+        Some(message) => message::read(ctx, message)?,
+        None => vestibule_protocol::Data::NONE,
+    };
+    book.settle(ticket, Outcome::Post { pool, to, message })
+        .map_err(|_| clone("the connection was posted, rejected or is gone"))
+}
+
+/// Sets the global `pools`.
+pub(super) fn define(ctx: &Ctx<'_>, pools: &Arc<dyn Pools>) -> Result<()> {
+    let all = Object::new(ctx.clone())?;
+    for (index, name) in pools.names().into_iter().enumerate() {
+        let pool = JsPool { pools: Arc::clone(pools), index, name: Arc::clone(&name) };
+        all.prop(&*name, Property::from(Class::instance(ctx.clone(), pool)?).enumerable())?;
+    }
+    ctx.globals().prop(POOLS, Property::from(all).enumerable())?;
+    refresh(ctx, pools)
+}
+
+/// Renews the lists of workers: slots came or went.
+pub(super) fn refresh(ctx: &Ctx<'_>, pools: &Arc<dyn Pools>) -> Result<()> {
+    let all: Object = ctx.globals().get(POOLS)?;
+    for (index, name) in pools.names().into_iter().enumerate() {
+        let workers = Array::new(ctx.clone())?;
+        for (at, (slot, name)) in pools.slots(index).into_iter().enumerate() {
+            let worker = JsWorker { pools: Arc::clone(pools), pool: index, slot, name };
+            workers.set(at, Class::instance(ctx.clone(), worker)?)?;
+        }
+        // A plain value costs a script less than a getter. The lists of one script only.
+        let pool: Object = all.get(&*name)?;
+        pool.prop("workers", Property::from(workers).enumerable().configurable())?;
+    }
+    Ok(())
+}

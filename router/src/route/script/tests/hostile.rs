@@ -1,0 +1,220 @@
+//! Scripts that want to stop everything: each costs its own decision.
+
+use super::*;
+use crate::route::script::switch::MOST_FAILURES;
+
+/// A script that does harm to clients at 10.1.2.3 and serves all others.
+fn harmful(body: &str) -> Engine<Client> {
+    engine(&format!(
+        "const harm = async (connection) => {{\n{body}\n}};
+         onconnection = ({{ connection }}) => {{
+           if (connection.remoteAddress === '10.1.2.3') return harm(connection);
+           connection.reject(418);
+         }};"
+    ))
+}
+
+fn other_is_served(engine: &mut Engine<Client>) {
+    match engine.decide(Client::at("192.0.2.1")) {
+        Verdict::Decided(_, outcome) => {
+            assert_eq!(outcome, Outcome::Reject(Refusal::Status(418)));
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn harm_fails_its_own_decision_and_others_are_served() {
+    for body in [
+        "for (;;);",
+        "try { for (;;); } finally { for (;;); }",
+        "try { for (;;); } catch { connection.reject(200) }",
+        "for (;;) try { for (;;); } catch {}",
+        "const again = () => Promise.resolve().then(again); await again();",
+        "const again = async () => { for (;;) await null; }; await again();",
+        "'x'.repeat(2**28)",
+        "let s = 'x'; for (;;) s += s;",
+        "const kept = []; for (;;) kept.push(new Array(1000).fill(kept.length));",
+        "/^(a+)+$/.test('a'.repeat(40) + 'b')",
+        "const deep = () => deep(); deep();",
+        "const deep = () => [].map.call([1], deep); deep();",
+        "JSON.parse('['.repeat(1e6))",
+        "Array(1e9).fill()",
+        "Array(1e9).fill(0).join()",
+        "new Uint8Array(2**30)",
+        "const p = new Proxy({}, { get: () => { for (;;); } }); p.x;",
+        "const p = new Proxy([], { get: (t, k) => k === 'length' ? 2**32 : 0 }); [].indexOf.call(p, 1);",
+        "throw { get message() { for (;;); }, get stack() { for (;;); } };",
+        "throw { toString() { for (;;); } };",
+        "throw new Proxy({}, { get() { throw 1; } });",
+        "throw Symbol('x');",
+        "throw null;",
+        "pools.app.postMessage({ get a() { for (;;); } }, [connection]);",
+        "Atomics.wait(new Int32Array(new SharedArrayBuffer(4)), 0, 0);",
+        "await import('fs');",
+        "eval('for (;;);');",
+        "Object.prototype.then = function (f) { for (;;); }; await {};",
+        "console.log({ toJSON() { for (;;); } });",
+        "hash({ toString() { for (;;); } });",
+        "connection.reject.call({}, 503);",
+        "pools.app.postMessage.call({}, 1, [connection]);",
+        "pools.app.postMessage(1, { __proto__: [connection] });",
+    ] {
+        let mut engine = harmful(body);
+        for _ in 0..3 {
+            assert_eq!(decide(&mut engine), Outcome::Failed, "{body}");
+            other_is_served(&mut engine);
+        }
+        assert_eq!(engine.open(), 0, "{body}");
+    }
+}
+
+#[test]
+fn ten_thousand_promises_that_never_settle_keep_no_connection() {
+    let mut engine = engine(
+        "const kept = [];
+         onconnection = async ({ connection }) => {
+           if (connection.remoteAddress === '192.0.2.1') return connection.reject(418);
+           await new Promise((resolve) => { if (kept.length < 10) kept.push(resolve) });
+         };",
+    );
+    for _ in 0..10_000 {
+        assert_eq!(decide(&mut engine), Outcome::Undecided);
+    }
+    assert_eq!(engine.open(), 0);
+    other_is_served(&mut engine);
+}
+
+#[test]
+fn as_many_as_two_listeners_inspect_wait_within_the_memory_limit_and_are_forgotten() {
+    // A waiting handler holds some 2 KiB.
+    const MANY: usize = 2 * 4096;
+    let mut engine = engine(
+        "onconnection = async ({ connection }) => {
+           if (connection.remoteAddress === '192.0.2.1') return connection.reject(418);
+           await connection.http();
+         };",
+    );
+    let mut tickets = Vec::new();
+    for _ in 0..MANY {
+        match engine.decide(Client::at("10.1.2.3")) {
+            Verdict::Waits(_, ticket) => tickets.push(ticket),
+            other => panic!("{} wait, then {other:?}: {:?}", tickets.len(), engine.last_failure()),
+        }
+    }
+    assert_eq!(engine.open(), MANY);
+    other_is_served(&mut engine);
+    for ticket in tickets {
+        engine.forget(ticket);
+    }
+    assert_eq!(engine.open(), 0);
+    other_is_served(&mut engine);
+}
+
+#[test]
+fn a_connection_is_posted_once() {
+    for second in [
+        "pools.gold.postMessage(2, [connection])",
+        "pools.app.workers[1].postMessage(2, [connection])",
+    ] {
+        let body = format!(
+            "pools.app.workers[0].postMessage(1, [connection]);
+             try {{ {second} }} catch (error) {{ console.debug(error.name) }}
+             {second};"
+        );
+        let mut engine = handler(&body);
+        let outcome = decide(&mut engine);
+        // The first post stands; that the handler failed afterwards is logged.
+        assert_eq!(posted(&outcome), "1");
+    }
+    let mut engine = handler(
+        "connection.reject(503);
+         try { pools.app.postMessage(1, [connection]) } catch (error) { if (error.name !== 'DataCloneError') for (;;); }",
+    );
+    assert_eq!(decide(&mut engine), Outcome::Reject(Refusal::Status(503)));
+}
+
+#[test]
+fn a_late_post_throws() {
+    let mut engine = engine(
+        "let last;
+         onconnection = ({ connection }) => {
+           if (last) {
+             try { pools.app.postMessage(1, [last]) }
+             catch (error) { pools.gold.postMessage(error.name, [connection]) }
+           } else last = connection;
+         };",
+    );
+    assert_eq!(decide(&mut engine), Outcome::Undecided);
+    assert_eq!(posted(&decide(&mut engine)), "\"DataCloneError\"");
+}
+
+#[test]
+fn one_handler_may_settle_another_that_waits_and_it_is_so_when_its_turn_comes() {
+    let mut engine = engine(
+        "let first;
+         onconnection = async ({ connection }) => {
+           if (first) { pools.gold.postMessage(1, [first]); return connection.reject(418); }
+           first = connection;
+           await connection.http();
+         };",
+    );
+    let Verdict::Waits(client, ticket) = engine.decide(Client::at("10.1.2.3")) else { panic!() };
+    assert_eq!(decide(&mut engine), Outcome::Reject(Refusal::Status(418)));
+    let speech = Arc::new(Speech::Http2);
+    let Verdict::Decided(_, outcome) = engine.resume(ticket, client, speech) else { panic!() };
+    assert_eq!(posted(&outcome), "1");
+}
+
+#[test]
+fn sixteen_failures_in_a_row_leave_the_script_alone() {
+    let mut engine = engine(
+        "globalThis.asked = 0;
+         onconnection = ({ connection }) => { if (++asked < 100) null.x; connection.reject(418) };",
+    );
+    for _ in 0..MOST_FAILURES {
+        assert_eq!(decide(&mut engine), Outcome::Failed);
+    }
+    // Off: it is not even asked, else the hundredth question would be answered.
+    for _ in 0..1000 {
+        assert_eq!(decide(&mut engine), Outcome::Failed);
+    }
+}
+
+#[test]
+fn what_ran_out_of_time_or_memory_begins_anew_without_what_it_left() {
+    let mut engine = engine(
+        "globalThis.kept = [];
+         const again = () => Promise.resolve().then(again);
+         onconnection = ({ connection }) => {
+           if (connection.remoteAddress === '10.1.2.3') { kept.push(1); return again(); }
+           pools.gold.postMessage(kept.length, [connection]);
+         };",
+    );
+    assert_eq!(decide(&mut engine), Outcome::Failed);
+    let Verdict::Decided(_, outcome) = engine.decide(Client::at("192.0.2.1")) else { panic!() };
+    assert_eq!(posted(&outcome), "0");
+}
+
+#[test]
+fn a_failure_says_what_and_where() {
+    let mut engine = handler("  const a = null;\n  a.b;");
+    let Verdict::Decided(_, outcome) = engine.decide(Client::at("10.1.2.3")) else { panic!() };
+    assert_eq!(outcome, Outcome::Failed);
+    let said = engine.last_failure().unwrap().to_string();
+    assert_eq!(said, "route.js:3:3: TypeError: cannot read property 'b' of null");
+    let mut engine = handler("let i = 0;\nfor (;;) { i++; }");
+    decide(&mut engine);
+    let said = engine.last_failure().unwrap().to_string();
+    // Where it was when its time was over, somewhere in the loop.
+    assert!(said.starts_with("route.js:"), "{said}");
+    assert!(said.ends_with("the script ran for more than 5ms"), "{said}");
+}
+
+#[test]
+fn a_top_level_that_loops_or_eats_memory_is_no_script() {
+    assert_eq!(build("for (;;);").unwrap_err().kind, FailureKind::Time);
+    let failure = build("const a = []; for (;;) a.push(new Array(99));").unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Memory, "{failure}");
+    assert_eq!(build("const f = () => f(); f();").unwrap_err().kind, FailureKind::Threw);
+}
