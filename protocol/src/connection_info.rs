@@ -19,6 +19,20 @@ pub const TAG_DESTINATION: u16 = 0x0105;
 pub const TAG_PEER_CONTEXT: u16 = 0x0106;
 /// Time of accept, nanoseconds of `CLOCK_MONOTONIC`.
 pub const TAG_ACCEPTED: u16 = 0x0107;
+/// Process, user and group at the other end of a Unix-domain connection: three `u32`.
+pub const TAG_PEER_CREDENTIALS: u16 = 0x0108;
+
+/// Who made the other end of a Unix-domain connection, as the kernel saw it when it connected
+/// (`SO_PEERCRED`).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PeerCredentials {
+    /// Number of the process; 0 where this process could not see it (another namespace).
+    pub pid: u32,
+    /// Its user.
+    pub uid: u32,
+    /// Its group.
+    pub gid: u32,
+}
 
 /// What is known about a connection. Addresses mapped into IPv6 (`::ffff:10.1.2.3`) are IPv4 here.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,6 +41,8 @@ pub struct ConnectionInfo {
     pub id: u64,
     /// Who connected; `None` for a Unix-domain peer, which has no address.
     pub peer: Option<SocketAddr>,
+    /// Who is at the other end of a Unix-domain connection.
+    pub peer_credentials: Option<PeerCredentials>,
     /// Where the client wanted to go, if a proxy in front said so.
     pub destination: Option<SocketAddr>,
     /// Name of the listener that accepted it.
@@ -46,6 +62,14 @@ impl ConnectionInfo {
         tlv::put_array(out, TAG_ID, self.id.to_le_bytes());
         if let Some(peer) = self.peer {
             put_address(out, TAG_PEER, peer);
+        }
+        if let Some(PeerCredentials { pid, uid, gid }) = self.peer_credentials {
+            let [p, u, g] = [pid, uid, gid].map(u32::to_le_bytes);
+            let mut value = [0u8; 12];
+            for (place, byte) in value.iter_mut().zip(p.into_iter().chain(u).chain(g)) {
+                *place = byte;
+            }
+            tlv::put_array(out, TAG_PEER_CREDENTIALS, value);
         }
         if let Some(destination) = self.destination {
             put_address(out, TAG_DESTINATION, destination);
@@ -83,6 +107,7 @@ impl ConnectionInfo {
 pub(crate) struct Builder {
     id: Option<u64>,
     peer: Option<SocketAddr>,
+    peer_credentials: Option<PeerCredentials>,
     destination: Option<SocketAddr>,
     listener: Option<Arc<str>>,
     route: Option<Arc<str>>,
@@ -95,6 +120,7 @@ impl Builder {
         match field.tag {
             TAG_ID => self.id = Some(field.u64()?),
             TAG_PEER => self.peer = Some(address(field)?),
+            TAG_PEER_CREDENTIALS => self.peer_credentials = Some(credentials(field)?),
             TAG_DESTINATION => self.destination = Some(address(field)?),
             TAG_LISTENER => self.listener = Some(names.read(field)?),
             TAG_ROUTE => self.route = Some(names.read(field)?),
@@ -109,6 +135,7 @@ impl Builder {
         Ok(ConnectionInfo {
             id: self.id.ok_or(TlvError::Missing(TAG_ID))?,
             peer: self.peer,
+            peer_credentials: self.peer_credentials,
             destination: self.destination,
             listener: self.listener.unwrap_or_else(|| names.intern("")),
             route: self.route.unwrap_or_else(|| names.intern("")),
@@ -186,6 +213,18 @@ fn put_address(out: &mut Vec<u8>, tag: u16, address: SocketAddr) {
     }
 }
 
+fn credentials(field: &Field<'_>) -> Result<PeerCredentials, TlvError> {
+    let Ok([p0, p1, p2, p3, u0, u1, u2, u3, g0, g1, g2, g3]) = <[u8; 12]>::try_from(field.value)
+    else {
+        return Err(TlvError::Length { tag: field.tag, length: field.value.len() });
+    };
+    Ok(PeerCredentials {
+        pid: u32::from_le_bytes([p0, p1, p2, p3]),
+        uid: u32::from_le_bytes([u0, u1, u2, u3]),
+        gid: u32::from_le_bytes([g0, g1, g2, g3]),
+    })
+}
+
 fn address(field: &Field<'_>) -> Result<SocketAddr, TlvError> {
     if let Ok([a, b, c, d, p0, p1]) = <[u8; 6]>::try_from(field.value) {
         let ip = IpAddr::V4(Ipv4Addr::new(a, b, c, d));
@@ -207,6 +246,7 @@ mod tests {
         ConnectionInfo {
             id: 2,
             peer: Some("127.0.0.1:51234".parse().unwrap()),
+            peer_credentials: Some(PeerCredentials { pid: 4321, uid: 1000, gid: 100 }),
             destination: Some("[fe80::1%3]:443".parse().unwrap()),
             listener: "web".into(),
             route: "default".into(),
@@ -239,6 +279,12 @@ mod tests {
         assert_eq!(
             ConnectionInfo::decode(&bytes, &mut names),
             Err(TlvError::Length { tag: TAG_PEER, length: 4 })
+        );
+        bytes.clear();
+        tlv::put(&mut bytes, TAG_PEER_CREDENTIALS, &[0; 11]).unwrap();
+        assert_eq!(
+            ConnectionInfo::decode(&bytes, &mut names),
+            Err(TlvError::Length { tag: TAG_PEER_CREDENTIALS, length: 11 })
         );
     }
 

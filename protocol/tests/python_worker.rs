@@ -155,6 +155,7 @@ fn info(id: u64) -> ConnectionInfo {
     ConnectionInfo {
         id,
         peer: Some("192.0.2.9:4711".parse().unwrap()),
+        peer_credentials: None,
         destination: None,
         listener: "web".into(),
         route: "default".into(),

@@ -31,7 +31,11 @@ fn serve() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
 }
 
 fn answer(worker: &str, info: &ConnectionInfo) -> impl IntoResponse + use<> {
-    let peer = info.peer.map_or_else(|| "unix".to_owned(), |peer| peer.to_string());
+    let peer = match (info.peer, info.peer_credentials) {
+        (Some(peer), _) => peer.to_string(),
+        (None, Some(who)) => format!("unix:{}", who.uid),
+        (None, None) => "unix".to_owned(),
+    };
     let line = format!(
         "process={}; reqno={}; worker={worker}; peer={peer}; context={}; route={}\n",
         std::process::id(),

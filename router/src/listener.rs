@@ -1,25 +1,29 @@
 //! Accepting connections, many at a time, and leaving them alone.
 
+pub mod path;
 mod shortage;
 
 use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, sockopt};
 use rustix::time::ClockId;
 use tokio::io::unix::AsyncFd;
 use vestibule_protocol::ConnectionInfo;
 use vestibule_protocol::connection_info::canonical;
 use vestibule_protocol::envelope::Transferable;
 
+use self::path::{PathError, SocketPath};
 use self::shortage::Shortage;
 use crate::connection::Connection;
 use crate::inspect::PausedConnection;
+use crate::sys::peer;
 
 /// Connections taken in one turn before others get theirs: what fits one packet.
 pub(crate) const BURST: usize = vestibule_protocol::limits::MAX_DESCRIPTORS;
@@ -38,6 +42,10 @@ static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 #[derive(Debug)]
 pub struct Listener {
     socket: AsyncFd<OwnedFd>,
+    /// The path that goes away with it, if it made one.
+    path: Option<SocketPath>,
+    /// Whether its peers have no address but a user.
+    is_unix: bool,
     name: Arc<str>,
     route: Arc<str>,
     shortage: Shortage,
@@ -60,9 +68,21 @@ pub struct AcceptCounters {
 /// Why an address cannot be listened on.
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
-    /// Not `ADDRESS:PORT`, `[ADDRESS]:PORT` or `*:PORT`.
-    #[error("`{0}` is no address to listen on: write `127.0.0.1:8080`, `[::1]:8080` or `*:8080`")]
+    /// Not `ADDRESS:PORT`, `[ADDRESS]:PORT`, `*:PORT` or `unix:PATH`.
+    #[error(
+        "`{0}` is no address to listen on: write `127.0.0.1:8080`, `[::1]:8080`, `*:8080` or \
+         `unix:/run/app.sock`"
+    )]
     Address(String),
+    /// The folder of a socket's path is not there.
+    #[error("cannot listen on {0}: its folder is not there (make it first)")]
+    NoFolder(String),
+    /// Somebody answers at a path, or has a name.
+    #[error("cannot listen on {0}: somebody answers there")]
+    Live(String),
+    /// Something else has the path.
+    #[error("cannot listen on {0}: there is something that is no socket")]
+    NoSocket(String),
     /// A port below 1024 needs a right.
     #[error(
         "cannot bind {address}: ports below {first} need CAP_NET_BIND_SERVICE (start as root, or \
@@ -86,13 +106,17 @@ pub enum ListenError {
 }
 
 impl Listener {
-    /// Binds an address: `ADDRESS:PORT`, `[ADDRESS]:PORT` (IPv6 only), or `*:PORT` (both). Several
-    /// names of one host are not tried: a listener has one address.
+    /// Binds an address: `ADDRESS:PORT`, `[ADDRESS]:PORT` (IPv6 only), `*:PORT` (both), `unix:PATH` or
+    /// `unix:@NAME` (abstract). Several names of one host are not tried: a listener has one address.
+    /// A path goes away with the listener, unless it is transferred.
     ///
     /// # Errors
     /// See [`ListenError`].
     pub async fn bind(address: &str) -> Result<Self, ListenError> {
-        Self::from_socket(bind(address)?).map_err(|source| system(address, source))
+        let Bound { socket, path } = bind(address)?;
+        let mut listener = Self::from_socket(socket).map_err(|source| system(address, source))?;
+        listener.path = path;
+        Ok(listener)
     }
 
     /// Takes a socket that is bound and listens already, from systemd or a parent.
@@ -106,9 +130,12 @@ impl Listener {
         let flags = rustix::fs::fcntl_getfl(&socket)?;
         rustix::fs::fcntl_setfl(&socket, flags | rustix::fs::OFlags::NONBLOCK)?;
         rustix::io::fcntl_setfd(&socket, rustix::io::FdFlags::CLOEXEC)?;
+        let is_unix = sockopt::socket_domain(&socket)? == AddressFamily::UNIX;
         let socket = crate::sys::reactor::readable(socket)?;
         Ok(Self {
             socket,
+            path: None,
+            is_unix,
             name: "web".into(),
             route: "default".into(),
             shortage: Shortage::new(),
@@ -229,9 +256,13 @@ impl Listener {
     }
 
     fn connection(&self, socket: OwnedFd, peer: Option<SocketAddr>, accepted: u64) -> Connection {
+        // The kernel knows it without a question to anybody. Should it not say, nobody is meant.
+        let peer_credentials =
+            if self.is_unix { peer::credentials(socket.as_fd()).ok() } else { None };
         let info = ConnectionInfo {
             id: CONNECTIONS.fetch_add(1, Ordering::Relaxed) + 1,
             peer: peer.map(canonical),
+            peer_credentials,
             destination: None,
             listener: Arc::clone(&self.name),
             route: Arc::clone(&self.route),
@@ -312,6 +343,9 @@ impl AsFd for Listener {
 
 impl From<Listener> for Transferable {
     fn from(listener: Listener) -> Self {
+        if let Some(path) = listener.path {
+            path.keep();
+        }
         Self::Listener(listener.socket.into_inner())
     }
 }
@@ -355,19 +389,71 @@ fn now() -> u64 {
     seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
 }
 
+/// A listening socket, and the path that goes away with it, if it has one.
+#[derive(Debug)]
+pub struct Bound {
+    socket: OwnedFd,
+    path: Option<SocketPath>,
+}
+
+impl Bound {
+    /// The socket.
+    pub fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
+    /// Its address as it was asked for, but with the port that it really has: `127.0.0.1:8080`,
+    /// `unix:/run/app.sock`, `unix:@app`. `None` for what has none.
+    pub fn address(&self) -> Option<String> {
+        let address = rustix::net::getsockname(&self.socket).ok()?;
+        if let Ok(address) = SocketAddr::try_from(address.clone()) {
+            return Some(address.to_string());
+        }
+        let address = SocketAddrUnix::try_from(address).ok()?;
+        let printable = |bytes| String::from_utf8_lossy(bytes).into_owned();
+        match (address.path_bytes(), address.abstract_name()) {
+            (Some(path), _) => Some(format!("unix:{}", printable(path))),
+            (None, Some(name)) => Some(format!("unix:@{}", printable(name))),
+            (None, None) => None,
+        }
+    }
+
+    /// What to type to reach it: `http://127.0.0.1:8080`, `unix:/run/app.sock`.
+    pub fn location(&self) -> Option<String> {
+        let web = if local_address(&self.socket).is_some() { "http://" } else { "" };
+        self.address().map(|address| format!("{web}{address}"))
+    }
+}
+
+impl From<OwnedFd> for Bound {
+    /// A socket that somebody else bound, and whose path is theirs.
+    fn from(socket: OwnedFd) -> Self {
+        Self { socket, path: None }
+    }
+}
+
 /// Binds an address without a runtime: see [`Listener::bind`].
 ///
 /// # Errors
 /// See [`ListenError`].
-pub fn bind(text: &str) -> Result<OwnedFd, ListenError> {
-    bind_with(text, BACKLOG)
+pub fn bind(text: &str) -> Result<Bound, ListenError> {
+    bind_with(text, BACKLOG, path::MODE)
 }
 
-/// As [`bind`], with a length for the kernel's queue of connections that nobody accepted yet.
+/// As [`bind`], with a length for the kernel's queue of connections that nobody accepted yet, and the
+/// mode of a path.
 ///
 /// # Errors
 /// See [`ListenError`].
-pub fn bind_with(text: &str, backlog: u32) -> Result<OwnedFd, ListenError> {
+pub fn bind_with(text: &str, backlog: u32, mode: u32) -> Result<Bound, ListenError> {
+    if let Some(place) = text.strip_prefix("unix:") {
+        return listen_unix(place, backlog, mode).map_err(|error| match error {
+            PathError::NoFolder => ListenError::NoFolder(text.to_owned()),
+            PathError::Live => ListenError::Live(text.to_owned()),
+            PathError::NoSocket => ListenError::NoSocket(text.to_owned()),
+            PathError::System(source) => system(text, source),
+        });
+    }
     let (address, only_v6) = match text.strip_prefix("*:") {
         Some(port) => (format!("[::]:{port}"), false),
         None => (text.to_owned(), true),
@@ -380,7 +466,15 @@ pub fn bind_with(text: &str, backlog: u32) -> Result<OwnedFd, ListenError> {
         }
         error => system(text, error.into()),
     })?;
-    Ok(socket)
+    Ok(socket.into())
+}
+
+fn listen_unix(place: &str, backlog: u32, mode: u32) -> Result<Bound, PathError> {
+    if let Some(name) = place.strip_prefix('@') {
+        return Ok(path::listen_as(name, backlog)?.into());
+    }
+    let (socket, path) = path::listen_at(Path::new(place), mode, backlog)?;
+    Ok(Bound { socket, path: Some(path) })
 }
 
 /// The address of a listening socket; `None` if it is no Internet socket.
@@ -461,7 +555,54 @@ mod tests {
         let error = Listener::bind("localhost").await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            "`localhost` is no address to listen on: write `127.0.0.1:8080`, `[::1]:8080` or `*:8080`"
+            "`localhost` is no address to listen on: write `127.0.0.1:8080`, `[::1]:8080`, `*:8080` or \
+             `unix:/run/app.sock`"
+        );
+    }
+
+    #[tokio::test]
+    async fn a_unix_client_has_a_user_and_no_address() {
+        let path = std::env::temp_dir().join(format!("vestibule-unix-{}", std::process::id()));
+        let address = format!("unix:{}", path.display());
+        let mut listener = Listener::bind(&address).await.unwrap();
+        let client = std::os::unix::net::UnixStream::connect(&path).unwrap();
+        let connection = listener.accept().await.unwrap();
+        assert_eq!((connection.peer_addr(), connection.local_addr()), (None, None));
+        let who = connection.info().peer_credentials.unwrap();
+        assert_eq!(who.pid, std::process::id());
+        assert_eq!(who.uid, rustix::process::geteuid().as_raw());
+        assert_eq!(who.gid, rustix::process::getegid().as_raw());
+        drop(client);
+        let again = Listener::bind(&address).await.unwrap_err();
+        assert_eq!(
+            again.to_string(),
+            format!("cannot listen on {address}: somebody answers there")
+        );
+        drop(listener);
+        assert!(!path.exists());
+    }
+
+    #[tokio::test]
+    async fn an_internet_client_has_no_user() {
+        let mut listener = Listener::bind("127.0.0.1:0").await.unwrap();
+        let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let connection = listener.accept().await.unwrap();
+        assert_eq!(connection.info().peer_credentials, None);
+        assert_eq!(peer::credentials(connection.as_fd()), Err(Errno::NOPROTOOPT));
+    }
+
+    #[test]
+    fn an_address_is_shown_as_it_is_written() {
+        let name = format!("unix:@vestibule-shown-{}", std::process::id());
+        let bound = bind(&name).unwrap();
+        assert_eq!((bound.address(), bound.location()), (Some(name.clone()), Some(name)));
+        let bound = bind("127.0.0.1:0").unwrap();
+        let address = local_address(bound.socket()).unwrap();
+        assert_eq!(bound.location(), Some(format!("http://{address}")));
+        let missing = bind("unix:/no-such-folder/app.sock").unwrap_err();
+        assert_eq!(
+            missing.to_string(),
+            "cannot listen on unix:/no-such-folder/app.sock: its folder is not there (make it first)"
         );
     }
 

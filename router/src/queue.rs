@@ -177,6 +177,7 @@ mod tests {
         let info = ConnectionInfo {
             id: 1,
             peer: Some(peer),
+            peer_credentials: None,
             destination: None,
             listener: "".into(),
             route: "".into(),

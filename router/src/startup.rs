@@ -3,13 +3,12 @@
 mod file;
 mod sockets;
 
-use std::os::fd::OwnedFd;
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
 use vestibule_protocol::supervision::ListenerSetup;
 use vestibule_router::config::{self, Config, Overrides};
-use vestibule_router::listener::{bind, local_address};
+use vestibule_router::listener::{Bound, bind, local_address};
 use vestibule_router::options::Output;
 use vestibule_router::role::RoleError;
 use vestibule_router::supervisor::admin::socket::{AdminError, AdminSocket};
@@ -72,7 +71,7 @@ pub(crate) fn run(options: &Run, log: &str) -> Result<(), StartupError> {
         Workers::Number(number) => number.get(),
         Workers::Auto => cpus(),
     };
-    let port = local_address(&socket).map_or(0, |address| address.port());
+    let port = local_address(socket.socket()).map(|address| address.port());
     let announcement = announcement(&options.listen, &socket, count);
     let listener = ListenerSetup { name: "web".to_owned(), unknown: None };
     let pools = vec![PoolPlan { workers: count, options: worker_options(options, port) }];
@@ -144,7 +143,7 @@ pub(crate) fn router() -> Result<(), StartupError> {
     Ok(())
 }
 
-fn worker_options(options: &Run, port: u16) -> WorkerOptions {
+fn worker_options(options: &Run, port: Option<u16>) -> WorkerOptions {
     let worker = match options.command.split_first() {
         Some((program, arguments)) => {
             arguments.iter().fold(WorkerOptions::new(program), WorkerOptions::arg)
@@ -156,8 +155,11 @@ fn worker_options(options: &Run, port: u16) -> WorkerOptions {
         .restart(Restart::default())
         .output(Output::Lines)
         .no_new_privileges()
-        .max_connections(most_connections(None))
-        .port(port);
+        .max_connections(most_connections(None));
+    let worker = match port {
+        Some(port) => worker.port(port),
+        None => worker,
+    };
     match &options.user {
         Some(user) => worker.user(user),
         // Root only if written.
@@ -167,9 +169,8 @@ fn worker_options(options: &Run, port: u16) -> WorkerOptions {
 }
 
 /// The address to open: port 0 has become a number.
-fn announcement(asked: &str, socket: &OwnedFd, workers: usize) -> String {
-    let address =
-        local_address(socket).map_or_else(|| asked.to_owned(), |address| address.to_string());
+fn announcement(asked: &str, socket: &Bound, workers: usize) -> String {
+    let location = socket.location().unwrap_or_else(|| asked.to_owned());
     let plural = if workers == 1 { "" } else { "s" };
-    format!("http://{address} ({workers} worker{plural})")
+    format!("{location} ({workers} worker{plural})")
 }

@@ -162,6 +162,7 @@ mod tests {
         let info = ConnectionInfo {
             id: 1,
             peer: None,
+            peer_credentials: None,
             destination: None,
             listener: "web".into(),
             route: "default".into(),

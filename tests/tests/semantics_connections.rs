@@ -325,6 +325,7 @@ fn unix_connection() -> (UnixStream, Connection) {
     let info = ConnectionInfo {
         id: 1,
         peer: None,
+        peer_credentials: None,
         destination: None,
         listener: "unix".into(),
         route: "default".into(),

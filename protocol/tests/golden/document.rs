@@ -89,6 +89,7 @@ fn the_tables_of_the_document_name_the_constants() {
         (connection_info::TAG_DESTINATION, "DESTINATION"),
         (connection_info::TAG_PEER_CONTEXT, "PEER_CONTEXT"),
         (connection_info::TAG_ACCEPTED, "ACCEPTED"),
+        (connection_info::TAG_PEER_CREDENTIALS, "PEER_CREDENTIALS"),
     ] {
         assert_row(&document, &[format!("0x{tag:04x}"), format!("`{name}`")]);
     }

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use vestibule_protocol::codec::Codec;
-use vestibule_protocol::connection_info::{ConnectionInfo, Names};
+use vestibule_protocol::connection_info::{ConnectionInfo, Names, PeerCredentials};
 use vestibule_protocol::handshake::{Acks, Attach, Hello};
 use vestibule_protocol::header::{HEADER_LEN, Header};
 use vestibule_protocol::message::{
@@ -68,6 +68,7 @@ fn first_connection() -> ConnectionInfo {
     ConnectionInfo {
         id: 2,
         peer: address("127.0.0.1:51234"),
+        peer_credentials: None,
         destination: None,
         listener: "web".into(),
         route: "default".into(),
@@ -80,6 +81,7 @@ fn second_connection() -> ConnectionInfo {
     ConnectionInfo {
         id: 3,
         peer: address("[fe80::1%3]:443"),
+        peer_credentials: None,
         destination: address("192.0.2.1:80"),
         listener: "web".into(),
         route: "default".into(),
@@ -92,6 +94,7 @@ fn bare_connection() -> ConnectionInfo {
     ConnectionInfo {
         id: 4,
         peer: None,
+        peer_credentials: Some(PeerCredentials { pid: 4321, uid: 1000, gid: 100 }),
         destination: None,
         listener: "web".into(),
         route: "".into(),

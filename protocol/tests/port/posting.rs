@@ -193,6 +193,7 @@ async fn point_09_a_long_transfer_list_makes_a_message_large_not_too_long() {
     let info = ConnectionInfo {
         id: 1,
         peer: None,
+        peer_credentials: None,
         destination: None,
         listener: "l".repeat(4096).into(),
         route: "r".repeat(4096).into(),

@@ -172,7 +172,7 @@ fn addresses(listeners: &[Listener], report: &mut Report) {
 /// Whether the kernel refuses the second of two (`bind(2)`, EADDRINUSE). Port 0 is another one each
 /// time.
 fn overlap(one: &Address, other: &Address) -> bool {
-    if let (Address::Inherited(one), Address::Inherited(other)) = (one, other) {
+    if one.port().is_none() || other.port().is_none() {
         return one == other;
     }
     let (Some(port), Some(other_port)) = (one.port(), other.port()) else { return false };

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::source::Sourced;
 use super::types::{
-    Account, Command, Config, Listener, OnError, Pool, Protocol, Route, Test, Workers,
+    Account, Address, Command, Config, Listener, OnError, Pool, Protocol, Route, Test, Workers,
 };
 use super::values::{show_duration, show_otherwise, show_signal};
 use crate::pool::WhenFull;
@@ -97,6 +97,9 @@ impl Page {
         self.value("name", &listener.name, |name| quoted(name));
         self.value("address", &listener.address, |address| quoted(&address.to_string()));
         self.value("backlog", &listener.backlog, ToString::to_string);
+        if matches!(listener.address.value, Address::Path(_)) {
+            self.value("mode", &listener.mode, |mode| quoted(&format!("{mode:03o}")));
+        }
     }
 
     fn pool(&mut self, pool: &Pool) {

@@ -161,6 +161,9 @@ pub enum Problem {
     /// A path that no socket can have.
     #[error("the path of a socket has at most 107 bytes, and this one has {0}")]
     LongSocket(usize),
+    /// `mode` where there is no path.
+    #[error("`mode` is that of a socket's path: it needs `address = \"unix:PATH\"`")]
+    ModeOfNoPath,
     /// With `root` there is no folder of the file's to begin from.
     #[error("with `root`, {0} is looked for inside of it: write an absolute path")]
     InsideRoot(&'static str),

@@ -11,6 +11,7 @@ use super::tree::{Item, Report, Section};
 use super::types::{Account, Address, Admin, Listener, Pool, Router};
 use super::values;
 use super::words::{ADMIN, LISTENER, ROUTER, Schema};
+use crate::listener::path::{LONGEST, MODE};
 use crate::route::Refusal;
 
 /// A duration's unit in a message.
@@ -174,13 +175,15 @@ fn admin(item: &Item<'_>, report: &mut Report) -> Option<Admin> {
     Some(Admin { socket: table.optional(report, "socket", socket) })
 }
 
-/// A socket's path has to fit an address (unix(7)).
 fn socket(item: &Item<'_>, report: &mut Report) -> Option<PathBuf> {
-    const LONGEST: usize = 107;
     let path = path(item, report)?;
+    report.take(&item.place, short(path))
+}
+
+/// A socket's path has to fit an address (unix(7)).
+fn short(path: PathBuf) -> Result<PathBuf, Problem> {
     let length = path.as_os_str().len();
-    let result = if length <= LONGEST { Ok(path) } else { Err(Problem::LongSocket(length)) };
-    report.take(&item.place, result)
+    if length <= LONGEST { Ok(path) } else { Err(Problem::LongSocket(length)) }
 }
 
 fn listener(item: &Item<'_>, report: &mut Report) -> Option<Listener> {
@@ -192,14 +195,35 @@ fn listener(item: &Item<'_>, report: &mut Report) -> Option<Listener> {
             Some((digits, 10)) => digits,
             _ => item.text(report, "an address, such as `\"127.0.0.1:80\"`")?,
         };
-        report.take(&item.place, values::address(text))
+        match report.take(&item.place, values::address(text))? {
+            Address::Path(path) => {
+                let path = plain_path(item.source().folder().join(path));
+                report.take(&item.place, short(path)).map(Address::Path)
+            }
+            address => Some(address),
+        }
     });
     let backlog =
         table.or(report, "backlog", 4096, |item, report| item.count(report, NUMBER, 1..=65_535));
+    let mode = table.or(report, "mode", MODE, mode);
+    if let (Some(place), Some(address)) = (mode.place(), &address)
+        && !matches!(address.value, Address::Path(_))
+    {
+        report.wrong(place, Problem::ModeOfNoPath);
+    }
     // Something stands in for what is wrong: the mistake is noted, and what names it is still found.
     let name = name.unwrap_or_else(|| Sourced::default(String::new()));
     let address = address.unwrap_or_else(|| Sourced::default(Address::Both(0)));
-    Some(Listener { name, address, backlog })
+    Some(Listener { name, address, backlog, mode })
+}
+
+fn mode(item: &Item<'_>, report: &mut Report) -> Option<u32> {
+    let result = match item.digits() {
+        Some((digits, 8)) => values::mode(&format!("{digits:0>3}")),
+        Some((digits, _)) => Err(values::no_mode(digits)),
+        None => values::mode(item.text(report, "three octal digits, such as `\"660\"`")?),
+    };
+    report.take(&item.place, result)
 }
 
 /// A name; one that cannot be is noted, and still names what is meant.

@@ -153,8 +153,13 @@ impl<S: System> Check<'_, S> {
                 Address::Inet(_) | Address::Both(_) => {
                     listener.address.port().is_some_and(|port| port != 0 && port < first)
                 }
-                Address::Inherited(_) => false,
+                Address::Path(_) | Address::Name(_) | Address::Inherited(_) => false,
             };
+            if let Address::Path(path) = &listener.address.value
+                && let Some(folder) = path.parent()
+            {
+                self.folder(listener.address.place(), folder);
+            }
             if needs && !may {
                 self.forbidden(listener.address.place(), Obstacle::Port { first });
             }

@@ -81,6 +81,8 @@ pub struct Listener {
     pub address: Sourced<Address>,
     /// Length of the kernel's queue of connections that nobody accepted yet.
     pub backlog: Sourced<u32>,
+    /// Mode of a socket's path: who may connect.
+    pub mode: Sourced<u32>,
 }
 
 /// An address to listen on.
@@ -90,6 +92,10 @@ pub enum Address {
     Inet(SocketAddr),
     /// `*:80`: one socket for IPv4 and IPv6.
     Both(u16),
+    /// `unix:PATH`: a socket's absolute path.
+    Path(PathBuf),
+    /// `unix:@NAME`: a name in no file system (unix(7), "abstract").
+    Name(String),
     /// `fd:NAME`: a listening socket from whoever started this (`sd_listen_fds_with_names(3)`).
     Inherited(String),
 }
@@ -100,7 +106,7 @@ impl Address {
         match self {
             Self::Inet(address) => Some(address.port()),
             Self::Both(port) => Some(*port),
-            Self::Inherited(_) => None,
+            Self::Path(_) | Self::Name(_) | Self::Inherited(_) => None,
         }
     }
 }
@@ -110,6 +116,8 @@ impl fmt::Display for Address {
         match self {
             Self::Inet(address) => write!(out, "{address}"),
             Self::Both(port) => write!(out, "*:{port}"),
+            Self::Path(path) => write!(out, "unix:{}", path.display()),
+            Self::Name(name) => write!(out, "unix:@{name}"),
             Self::Inherited(name) => write!(out, "fd:{name}"),
         }
     }

@@ -10,6 +10,7 @@ use rustix::process::Signal;
 use super::problem::Problem;
 use super::types::{Account, Address};
 use super::words::{near, plain};
+use crate::listener::path::LONGEST;
 use crate::pool::{Balance, Otherwise};
 use crate::route::Refusal;
 use crate::route::networks::canonical;
@@ -59,7 +60,7 @@ pub(super) fn show_duration(duration: Duration) -> String {
     format!("{milliseconds}ms")
 }
 
-/// `127.0.0.1:80`, `[::]:80`, `*:80`, `fd:NAME`.
+/// `127.0.0.1:80`, `[::]:80`, `*:80`, `unix:PATH`, `unix:@NAME`, `fd:NAME`.
 pub(super) fn address(text: &str) -> Result<Address, Problem> {
     if let Some(name) = text.strip_prefix("fd:") {
         // What systemd allows (systemd.socket(5), FileDescriptorName=).
@@ -75,8 +76,11 @@ pub(super) fn address(text: &str) -> Result<Address, Problem> {
             )),
         };
     }
-    if text.starts_with("unix:") || text.starts_with('/') {
-        return Err(Problem::NotYet("unix:".to_owned()));
+    if let Some(place) = text.strip_prefix("unix:") {
+        return unix(text, place);
+    }
+    if text.starts_with('/') || text.starts_with("./") || text.starts_with('@') {
+        return Err(no_address(text, &format!("`unix:{text}`")));
     }
     if let Some(port) = text.strip_prefix("*:") {
         return match port.parse() {
@@ -95,10 +99,42 @@ pub(super) fn address(text: &str) -> Result<Address, Problem> {
     Err(no_address(text, &like_address(text)))
 }
 
+/// `unix:PATH` or `unix:@NAME`. What else they have to be the system knows: `check` asks it.
+fn unix(text: &str, place: &str) -> Result<Address, Problem> {
+    if text.contains('\0') {
+        return Err(Problem::Zero);
+    }
+    match place.strip_prefix('@') {
+        Some("") => Err(no_address(text, "`unix:@NAME`, with a name")),
+        Some(name) if name.len() > LONGEST => Err(Problem::LongSocket(name.len())),
+        Some(name) => Ok(Address::Name(name.to_owned())),
+        None if place.is_empty() || place.ends_with('/') => {
+            Err(no_address(text, "`unix:PATH`, with the path of a socket"))
+        }
+        None => Ok(Address::Path(place.into())),
+    }
+}
+
+/// The mode of a socket's path: three octal digits, a fourth in front of them would say nothing.
+pub(super) fn mode(text: &str) -> Result<u32, Problem> {
+    let digits = text.strip_prefix('0').filter(|rest| rest.len() == 3).unwrap_or(text);
+    match u32::from_str_radix(digits, 8) {
+        Ok(mode) if digits.len() == 3 && digits.bytes().all(|byte| byte.is_ascii_digit()) => {
+            Ok(mode)
+        }
+        _ => Err(no_mode(text)),
+    }
+}
+
+pub(super) fn no_mode(text: &str) -> Problem {
+    let write = "three octal digits in quotes, such as `\"660\"`".to_owned();
+    Problem::Word { found: text.to_owned(), what: "mode", write }
+}
+
 /// What the writer of something like an address could have meant.
 fn like_address(text: &str) -> String {
     let port = |port: &str| port.parse::<u16>().is_ok();
-    let some = "such as `127.0.0.1:80`, `[::1]:80`, `*:80` or `fd:NAME`";
+    let some = "such as `127.0.0.1:80`, `[::1]:80`, `*:80`, `unix:PATH` or `fd:NAME`";
     match text.rsplit_once(':') {
         None if port(text) => format!("`*:{text}`, or `127.0.0.1:{text}` for this machine only"),
         Some(("", right)) if port(right) => format!("`*:{right}`"),
@@ -358,7 +394,12 @@ mod tests {
         assert_eq!(address("[::]:80"), inet("[::]:80"));
         assert_eq!(address("*:80"), Ok(Address::Both(80)));
         assert_eq!(address("fd:web"), Ok(Address::Inherited("web".to_owned())));
-        assert_eq!(address("unix:/run/x"), Err(Problem::NotYet("unix:".to_owned())));
+        assert_eq!(address("unix:/run/x"), Ok(Address::Path("/run/x".into())));
+        assert_eq!(address("unix:x:80"), Ok(Address::Path("x:80".into())));
+        assert_eq!(address("unix:@app"), Ok(Address::Name("app".to_owned())));
+        assert_eq!(address("unix:a\0b"), Err(Problem::Zero));
+        let long = format!("unix:@{}", "x".repeat(108));
+        assert_eq!(address(&long), Err(Problem::LongSocket(108)));
         for (text, write) in [
             ("80", "`*:80`, or `127.0.0.1:80` for this machine only"),
             (":80", "`*:80`"),

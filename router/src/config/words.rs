@@ -29,7 +29,7 @@ pub(super) const ADMIN: Schema = Schema { title: "`[admin]`", keys: &["socket"],
 
 pub(super) const LISTENER: Schema = Schema {
     title: "`[[listener]]`",
-    keys: &["name", "address", "backlog"],
+    keys: &["name", "address", "backlog", "mode"],
     later: &["proxy-protocol", "limits", "reuse", "unknown"],
 };
 

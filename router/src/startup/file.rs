@@ -1,11 +1,10 @@
 //! A checked configuration becomes a plan.
 
-use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use vestibule_protocol::supervision::ListenerSetup;
 use vestibule_router::config::{self, Account, Command, Config, OnError, Workers};
-use vestibule_router::listener::{self, local_address};
+use vestibule_router::listener::{self, Bound, local_address};
 use vestibule_router::options::Output;
 use vestibule_router::supervisor::master::{Plan, PoolPlan};
 use vestibule_router::supervisor::router_user;
@@ -24,7 +23,7 @@ pub(crate) fn plan(config: &Config) -> Result<Plan, StartupError> {
         let setup = ListenerSetup { name: listener.name.value.clone(), unknown: None };
         listeners.push((setup, socket(listener, &mut inherited)?));
     }
-    let port = listeners.first().and_then(|(_, socket)| local_address(socket));
+    let port = listeners.first().and_then(|(_, socket)| local_address(socket.socket()));
     let port = port.map(|address| address.port());
     let pools = config.pools.iter().map(|pool| PoolPlan {
         workers: match *pool.workers {
@@ -49,12 +48,16 @@ pub(crate) fn plan(config: &Config) -> Result<Plan, StartupError> {
     })
 }
 
-fn socket(listener: &config::Listener, inherited: &mut Inherited) -> Result<OwnedFd, StartupError> {
+fn socket(listener: &config::Listener, inherited: &mut Inherited) -> Result<Bound, StartupError> {
     match &*listener.address {
         config::Address::Inherited(name) => {
-            inherited.take(name).ok_or_else(|| StartupError::NotInherited { name: name.clone() })
+            let socket = inherited.take(name);
+            let missing = || StartupError::NotInherited { name: name.clone() };
+            Ok(socket.ok_or_else(missing)?.into())
         }
-        address => Ok(listener::bind_with(&address.to_string(), *listener.backlog)?),
+        address => {
+            Ok(listener::bind_with(&address.to_string(), *listener.backlog, *listener.mode)?)
+        }
     }
 }
 
@@ -132,9 +135,9 @@ fn identity(mut options: WorkerOptions, pool: &config::Pool) -> WorkerOptions {
 }
 
 /// One line a listener.
-fn announcement(listeners: &[(ListenerSetup, OwnedFd)]) -> String {
-    let line = |(setup, socket): &(ListenerSetup, OwnedFd)| match local_address(socket) {
-        Some(address) => format!("{}: http://{address}", setup.name),
+fn announcement(listeners: &[(ListenerSetup, Bound)]) -> String {
+    let line = |(setup, socket): &(ListenerSetup, Bound)| match socket.location() {
+        Some(location) => format!("{}: {location}", setup.name),
         None => setup.name.clone(),
     };
     listeners.iter().map(line).collect::<Vec<_>>().join("\n")

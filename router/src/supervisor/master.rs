@@ -27,6 +27,7 @@ use super::orphans::Orphans;
 use super::process_table::ProcessTable;
 use super::router_process::{RouterEvent, RouterProcess};
 use super::router_user::{self, SharedUser};
+use crate::listener::Bound;
 use crate::metrics::Metrics;
 use crate::options::WorkerOptions;
 
@@ -43,7 +44,7 @@ const ROUTER_PATIENCE: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Plan {
     /// Listening sockets, with what the router is to know of them.
-    pub listeners: Vec<(ListenerSetup, OwnedFd)>,
+    pub listeners: Vec<(ListenerSetup, Bound)>,
     /// The pools.
     pub pools: Vec<PoolPlan>,
     /// The route table, first match first. Empty, with one pool: everything goes there.
@@ -371,7 +372,7 @@ impl Master {
         let counters = self.counters.try_clone().map_err(MasterError::Router)?;
         router.tell(ToRouter::Setup(self.setup()), Some(counters));
         for (listener, (_, socket)) in (0u32..).zip(&self.plan.listeners) {
-            let socket = socket.try_clone().map_err(MasterError::Router)?;
+            let socket = socket.socket().try_clone().map_err(MasterError::Router)?;
             router.tell(ToRouter::Listener { listener }, Some(socket));
         }
         for (message, port) in self.table.snapshot() {

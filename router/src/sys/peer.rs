@@ -3,6 +3,7 @@
 use std::os::fd::{AsRawFd, BorrowedFd};
 
 use rustix::io::Errno;
+use vestibule_protocol::connection_info::PeerCredentials;
 
 /// Why there is no label.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,6 +14,35 @@ pub(crate) enum NoLabel {
     Larger(usize),
     /// The kernel does not say.
     System(Errno),
+}
+
+/// Who connected a Unix-domain socket (`SO_PEERCRED`, unix(7)): as it was at `connect`, whatever that
+/// process became since.
+///
+/// Not rustix's: there a process that is in no namespace of ours, whose number is 0, is no value.
+pub(crate) fn credentials(socket: BorrowedFd<'_>) -> Result<PeerCredentials, Errno> {
+    let mut who = libc::ucred { pid: 0, uid: 0, gid: 0 };
+    let mut length = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `who` is live and as large as `length` says, and any three numbers are a value of it.
+    // The descriptor is borrowed, so it is open.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            (&raw mut who).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(Errno::from_io_error(&std::io::Error::last_os_error()).unwrap_or(Errno::IO));
+    }
+    // What is no Unix-domain socket has the user -1.
+    if (length as usize) < size_of::<libc::ucred>() || who.uid == libc::uid_t::MAX {
+        return Err(Errno::NOPROTOOPT);
+    }
+    let pid = u32::try_from(who.pid).unwrap_or_default();
+    Ok(PeerCredentials { pid, uid: who.uid, gid: who.gid })
 }
 
 /// The peer's security context (`SO_PEERSEC`, unix(7)) into `room`. Returns its length, which counts

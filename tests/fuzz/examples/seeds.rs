@@ -13,7 +13,7 @@ use std::time::Duration;
 use serde::Serialize;
 use vestibule_fuzz::{How, Job};
 use vestibule_protocol::codec::Data;
-use vestibule_protocol::connection_info::ConnectionInfo;
+use vestibule_protocol::connection_info::{ConnectionInfo, PeerCredentials};
 use vestibule_protocol::handshake::{Acks, Attach, Hello};
 use vestibule_protocol::header::Header;
 use vestibule_protocol::message::{
@@ -69,6 +69,7 @@ fn info(peer: Option<&str>) -> ConnectionInfo {
     ConnectionInfo {
         id: 2,
         peer: peer.map(|peer| peer.parse().expect("an address")),
+        peer_credentials: Some(PeerCredentials { pid: 4321, uid: 1000, gid: 100 }),
         destination: Some("[fe80::1%3]:443".parse().expect("an address")),
         listener: "web".into(),
         route: "default".into(),

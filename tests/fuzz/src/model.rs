@@ -109,6 +109,9 @@ pub fn assert_facts(bytes: &[u8], info: &ConnectionInfo) {
     assert_eq!(last(bytes, facts::TAG_ID), Some(info.id));
     assert_eq!(last(bytes, facts::TAG_ACCEPTED).unwrap_or(0), info.accepted);
     assert_address(values(bytes, facts::TAG_PEER).pop(), info.peer);
+    let numbers = |who: facts::PeerCredentials| [who.pid, who.uid, who.gid].map(u64::from);
+    let sent = text(facts::TAG_PEER_CREDENTIALS).map(|sent| [0, 4, 8].map(|at| number(&sent[at..at + 4])));
+    assert_eq!(sent, info.peer_credentials.map(numbers));
     assert_address(values(bytes, facts::TAG_DESTINATION).pop(), info.destination);
     assert_eq!(text(facts::TAG_LISTENER).unwrap_or_default(), info.listener.as_bytes());
     assert_eq!(text(facts::TAG_ROUTE).unwrap_or_default(), info.route.as_bytes());

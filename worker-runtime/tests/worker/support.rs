@@ -102,6 +102,7 @@ impl Router {
         ConnectionInfo {
             id: self.connections,
             peer,
+            peer_credentials: None,
             destination: None,
             listener: "web".into(),
             route: "default".into(),

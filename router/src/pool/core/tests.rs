@@ -158,6 +158,7 @@ fn connection() -> (TcpStream, Entry) {
     let info = vestibule_protocol::ConnectionInfo {
         id: 1,
         peer: Some(peer),
+        peer_credentials: None,
         destination: None,
         listener: "web".into(),
         route: "default".into(),

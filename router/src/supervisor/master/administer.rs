@@ -14,7 +14,6 @@ use super::super::admin::{Admin, Loads, Reply, Request};
 use super::super::output::Tail;
 use super::super::process_table::{Phase, Record};
 use super::Master;
-use crate::listener::local_address;
 
 /// The most workers that a pool can have, as for `--workers`.
 const MOST_WORKERS: u32 = 4096;
@@ -238,7 +237,7 @@ impl Master {
     fn status(&self) -> Status {
         let listeners = self.plan.listeners.iter().map(|(setup, socket)| Listener {
             name: setup.name.clone(),
-            address: local_address(socket).map(|address| address.to_string()),
+            address: socket.address(),
         });
         let rejected = self.metrics.rejections();
         let pools = (0u32..).zip(&self.plan.pools);

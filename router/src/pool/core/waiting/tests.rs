@@ -28,6 +28,7 @@ fn entry(id: u64, peer: Option<&str>) -> Entry {
     let info = ConnectionInfo {
         id,
         peer: peer.map(|peer| format!("{peer}:1").parse().unwrap()),
+        peer_credentials: None,
         destination: None,
         listener: "".into(),
         route: "".into(),
