@@ -10,6 +10,8 @@
 //! - [`process`]: freezing, killing and looking at processes; [`census`]: counting them;
 //! - [`files`]: programs and folders that every user may enter; [`ledger`]: who served what;
 //! - [`master`]: the program itself, with its router and its workers; [`place`]: its files;
+//! - [`scene`]: the program with a pool that fails and one that has nothing to do with it;
+//!   [`load`]: clients that come again and again; [`family`]: what all its processes have;
 //! - [`refuse`]: a system that forbids something;
 //! - [`user`]: running a case again as an ordinary user.
 
@@ -23,8 +25,11 @@
 
 pub mod census;
 pub mod client;
+pub mod family;
 pub mod files;
+pub mod fuse;
 pub mod ledger;
+pub mod load;
 pub mod master;
 pub mod orders;
 pub mod place;
@@ -32,6 +37,7 @@ pub mod point_06_a_thing_cannot_be_written_twice_into_a_transfer_list;
 pub mod point_07_what_was_transferred_cannot_be_used_afterwards;
 pub mod process;
 pub mod refuse;
+pub mod scene;
 pub mod user;
 pub mod world;
 

@@ -55,12 +55,7 @@ impl Master {
     pub fn launch(mut command: Command) -> Self {
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut output = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        output.read_line(&mut line).unwrap();
-        let address = line.split_once("http://").map(|(_, rest)| rest.trim_end());
-        let address = address.and_then(|rest| rest.split(' ').next());
-        let address = address.unwrap_or_else(|| panic!("it does not say where: {line:?}"));
-        let address = address.parse().unwrap();
+        let address = read_address(&mut output);
         let supervisor = child.id();
         Self { child, supervisor, output, address, seen: BTreeSet::new() }
     }
@@ -75,6 +70,11 @@ impl Master {
     /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
+    }
+
+    /// Where its next listener listens, which is said in the next line.
+    pub fn next_address(&mut self) -> SocketAddr {
+        read_address(&mut self.output)
     }
 
     /// A new client's connection.
@@ -192,6 +192,15 @@ impl Drop for Master {
             let _ = self.child.wait();
         }
     }
+}
+
+fn read_address(output: &mut impl BufRead) -> SocketAddr {
+    let mut line = String::new();
+    output.read_line(&mut line).unwrap();
+    let address = line.split_once("http://").map(|(_, rest)| rest.trim_end());
+    let address = address.and_then(|rest| rest.split(' ').next());
+    let address = address.unwrap_or_else(|| panic!("it does not say where: {line:?}"));
+    address.parse().unwrap()
 }
 
 /// Whether a process is a router.

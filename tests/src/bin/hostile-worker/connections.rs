@@ -1,7 +1,7 @@
 //! What can be done to connections by somebody who should not have been given them.
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
+use std::net::{Shutdown, TcpStream};
 use std::os::fd::{AsFd, OwnedFd};
 use std::process::Command;
 use std::time::Duration;
@@ -63,6 +63,25 @@ pub(crate) async fn reads_and_refuses(port: Port) {
         for (sequence, connection) in port.connections().await {
             read_one(connection);
             port.refuse(sequence, RefusalReason::Full);
+        }
+    }
+}
+
+/// Refuses everything untouched, keeps a copy, reads what comes to it afterwards, and ends it.
+pub(crate) async fn refuses_and_reads_on(port: Port) {
+    let mut port = port.ready().await;
+    loop {
+        for (sequence, connection) in port.connections().await {
+            let copy = connection.try_clone().unwrap();
+            drop(connection);
+            port.refuse(sequence, RefusalReason::Full);
+            std::thread::spawn(move || {
+                let mut stream = TcpStream::from(copy);
+                // Not blocking, as everybody else wants it: what is there by now.
+                std::thread::yield_now();
+                let _ = stream.read(&mut [0; 4096]);
+                let _ = stream.shutdown(Shutdown::Both);
+            });
         }
     }
 }

@@ -15,6 +15,7 @@ mod connections;
 mod faults;
 mod packets;
 mod port;
+mod strangers;
 mod system;
 
 use std::os::unix::process::CommandExt;
@@ -24,9 +25,14 @@ use vestibule_protocol::message::RefusalReason;
 use self::port::Port;
 
 fn main() {
+    let mut good =
+        std::process::Command::new(std::env::var_os("TEST_GOOD_WORKER").unwrap_or_default());
+    good.arg("recv");
     if is_to_behave() {
-        let good = std::env::var_os("TEST_GOOD_WORKER").unwrap();
-        panic!("{}", std::process::Command::new(good).arg("recv").exec());
+        panic!("{}", good.exec());
+    }
+    if std::env::args().nth(1).is_some_and(|behaviour| behaviour == "short-of-descriptors") {
+        panic!("{}", good.env("TEST_DESCRIPTORS", "0").exec());
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
@@ -46,6 +52,7 @@ fn main() {
             "reads-and-refuses" => connections::reads_and_refuses(port).await,
             "reads-and-dies" => connections::reads_and_dies(port).await,
             "writes-and-dies" => connections::writes_and_dies(port).await,
+            "refuses-and-reads-on" => connections::refuses_and_reads_on(port).await,
             "lingers" => connections::lingers(port).await,
             "hangs-up" => connections::hangs_up(port).await,
             "leaves-a-child" => connections::leaves_a_child(port).await,
@@ -57,6 +64,8 @@ fn main() {
             "deaf" => faults::deaf(port).await,
             "greets-draining" => faults::greets_draining(port).await,
             "floods" => faults::floods(port).await,
+            "half-a-hello" => faults::half_a_hello(port).await,
+            "hoards-descriptors" => faults::hoards_descriptors(port).await,
             // With packets, at the first offer or message.
             "acknowledges-more" => packets::acknowledges_more(port).await,
             "settles-twice" => packets::settles_twice(port).await,
@@ -67,6 +76,11 @@ fn main() {
             "greets-twice" => packets::greets_twice(port).await,
             "unasked-descriptor" => packets::unasked_descriptor(port).await,
             "unannounced-descriptor" => packets::unannounced_descriptor(port).await,
+            "sends-files" => strangers::sends_files(port).await,
+            "child-with-files" => strangers::child_with_files(port),
+            "sends-lingering" => strangers::sends_lingering(port).await,
+            "leaves-lingering" => strangers::leaves_lingering(port).await,
+            "four-gigabytes" => strangers::four_gigabytes(port).await,
             "sends-a-port" => packets::sends_a_port(port).await,
             "unsealed-memory" => packets::unsealed_memory(port).await,
             "missing-memory" => packets::missing_memory(port).await,

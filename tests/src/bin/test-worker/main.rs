@@ -2,7 +2,8 @@
 //! `recv` (its own loop), `typed` (the same, every message a `u64`) or `serve` (hyper).
 //!
 //! `TEST_GATE` names a FIFO to wait for before anything else; `TEST_STUBBORN` makes it ignore
-//! SIGTERM; `TEST_LEDGER` is written as `ledger` says. What it is told is in `orders`.
+//! SIGTERM; `TEST_DESCRIPTORS` limits what it may open beyond what it has, from its first connection on;
+//! `TEST_LEDGER` is written as `ledger` says. What it is told is in `orders`.
 
 #![allow(
     clippy::unwrap_used,

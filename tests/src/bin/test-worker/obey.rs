@@ -60,12 +60,17 @@ fn message(scope: &WorkerScope, data: Data, transfer: Vec<Transferred>) {
             }
         }
         Order::Descriptors(more) => {
-            let used = vestibule_tests::census::descriptors().len() as u64;
-            let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
-            setrlimit(Resource::Nofile, Rlimit { current: Some(used + more), maximum }).unwrap();
+            limit_descriptors(more);
             say(scope, &Said::Done);
         }
     }
+}
+
+/// Allows this process so many descriptors beyond those that it has.
+pub(crate) fn limit_descriptors(more: u64) {
+    let used = vestibule_tests::census::descriptors().len() as u64;
+    let Rlimit { maximum, .. } = getrlimit(Resource::Nofile);
+    setrlimit(Resource::Nofile, Rlimit { current: Some(used + more), maximum }).unwrap();
 }
 
 /// Shows that a transferred thing arrived and is what it was: a pipe gets its place in the list, a

@@ -18,9 +18,13 @@ pub(crate) async fn run(scope: WorkerScope) {
     let tasks = LocalSet::new();
     tasks
         .run_until(async {
+            let mut limit = std::env::var("TEST_DESCRIPTORS").ok();
             while let Some(event) = scope.recv().await {
                 match event {
                     Event::Connection { stream, info, message } => {
+                        if let Some(more) = limit.take() {
+                            crate::obey::limit_descriptors(more.parse().unwrap());
+                        }
                         if let Ok(Order::Echo(text)) = message.decode() {
                             crate::obey::say(&scope, &Said::Echo(text, 1));
                         }
