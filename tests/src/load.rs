@@ -14,6 +14,9 @@ use crate::world::{DEADLINE, until};
 /// Between two requests of a client: a machine that does much else is not to be filled by it.
 const PAUSE: Duration = Duration::from_micros(500);
 
+/// How long a client waits: the queue's, an offer's and a start's deadlines come one after another.
+const PATIENCE: Duration = DEADLINE.saturating_mul(2);
+
 /// What became of one request.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Outcome {
@@ -156,7 +159,7 @@ impl fmt::Display for Tally {
 /// Nobody answers, and nobody ends the connection.
 pub fn one_request(address: SocketAddr) -> Outcome {
     let mut stream = TcpStream::connect(address).expect("nobody is refused");
-    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let own = stream.local_addr().unwrap();
     // Who ends the connection may do so while it is written.
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 use std::process::Command;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -11,13 +12,19 @@ use crate::ledger::{self, Ledger};
 use crate::load::{Load, Tally};
 use crate::master::{Master, vestibule};
 use crate::place::Place;
-use crate::world::until;
+use crate::world::{DEADLINE, until};
 
 /// Workers of each pool.
 pub const WORKERS: usize = 2;
 
 /// Clients at once, of each pool.
 const CLIENTS: usize = 2;
+
+/// How long a fault may take to happen so often: a worker has to be killed each time.
+const PATIENCE: Duration = DEADLINE.saturating_mul(4);
+
+/// How often `status` is asked.
+const LOOK: Duration = Duration::from_millis(20);
 
 /// Requests that make a 99th percentile.
 const MANY: usize = 300;
@@ -122,9 +129,12 @@ impl Scene {
         others.flows(MANY);
         others.next_phase();
         let faulty = Load::start(self.faulty, CLIENTS);
-        until("the fault has happened", || {
-            happened(&self.pool()) + faulty.others() as u64 >= times
-        });
+        let begin = Instant::now();
+        while happened(&self.pool()) + (faulty.others() as u64) < times {
+            assert!(begin.elapsed() < PATIENCE, "it has not happened: {}", self.pool());
+            // Each look is a process of its own.
+            std::thread::sleep(LOOK);
+        }
         others.flows(MANY);
         let faulty = faulty.end();
         let others = others.end();

@@ -15,7 +15,7 @@ const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
 const HOSTILE: &str = env!("CARGO_BIN_EXE_hostile-worker");
 
 /// Times that a fault has to happen in a test.
-const TIMES: u64 = 6;
+const TIMES: u64 = 5;
 
 /// Short enough to be waited for several times.
 const STUCK: &str = "stuck-timeout = \"300ms\"";
