@@ -155,6 +155,21 @@ pub struct Setup {
     pub listeners: Vec<ListenerSetup>,
     /// Which connection goes where, first match first.
     pub rules: Vec<RuleSetup>,
+    /// What is asked before the rules.
+    pub script: Option<ScriptSetup>,
+}
+
+/// A routing script, as text: who sends it never runs it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ScriptSetup {
+    /// How it is called in messages.
+    pub name: String,
+    /// The text.
+    pub text: String,
+    /// How long one decision may take.
+    pub timeout: Duration,
+    /// How much memory it may use, in bytes.
+    pub memory: u64,
 }
 
 /// One pool.
@@ -400,6 +415,11 @@ pub enum ToRouter {
 pub enum FromRouter {
     /// It accepts connections.
     Accepting,
+    /// The script cannot be used, so it will not accept.
+    Unusable {
+        /// Where and why.
+        reason: String,
+    },
     /// It is alive.
     Pong {
         /// As in the ping.

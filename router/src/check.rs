@@ -35,7 +35,10 @@ pub(crate) fn run(check: &Check, overrides: &Overrides) -> bool {
             return false;
         }
     };
-    let mistakes = config.run_tests();
+    let mut mistakes = config.run_tests();
+    #[cfg(feature = "script")]
+    mistakes.extend(config.run_script_tests());
+    mistakes.sort_by_key(|mistake| mistake.whereabouts.order());
     show(&check.config, &warnings, &mistakes);
     if !mistakes.is_empty() {
         return false;

@@ -246,7 +246,9 @@ pub(crate) fn main() -> ExitCode {
                 StartupError::Configuration(_)
                 | StartupError::NodeNotYet(_)
                 | StartupError::RouterUser(_)
-                | StartupError::Master(MasterError::SharedUser(_)) => CONFIGURATION,
+                | StartupError::Master(MasterError::SharedUser(_) | MasterError::Script(_)) => {
+                    CONFIGURATION
+                }
                 StartupError::NotInherited { .. } | StartupError::Admin(_) => SYSTEM,
                 StartupError::Listen(_)
                 | StartupError::Master(

@@ -15,6 +15,8 @@ pub mod mistake;
 mod print;
 pub mod problem;
 mod read;
+#[cfg(feature = "script")]
+pub mod script;
 pub mod source;
 mod surroundings;
 #[cfg(test)]

@@ -1,5 +1,8 @@
 //! From a listener's burst to the pools that its connections belong to.
 
+#[cfg(feature = "script")]
+pub(crate) mod script;
+
 use std::sync::{Arc, Mutex, PoisonError};
 
 use vestibule_protocol::supervision::Setup;
@@ -10,13 +13,15 @@ use crate::event::WorkerEvent;
 use crate::metrics::Metrics;
 use crate::pool::Shared;
 use crate::reject::{Reason, Rejection};
-use crate::route::{Facts, Outcome, RuleError, Table, Target};
+use crate::route::{Facts, Outcome, RuleError, Table, Target, Why};
 
 /// The route table and the pools that it names.
 pub(crate) struct Dispatch {
     pools: Vec<Arc<Shared>>,
     table: Table,
     metrics: Arc<Metrics>,
+    #[cfg(feature = "script")]
+    script: Option<script::Script>,
     /// What of a burst goes to each pool; kept, so that a burst allocates nothing.
     parts: Mutex<Vec<Vec<Connection>>>,
 }
@@ -33,7 +38,29 @@ impl Dispatch {
     ) -> Result<Self, RuleError> {
         let table = Table::of(setup)?;
         let parts = Mutex::new(pools.iter().map(|_| Vec::new()).collect());
-        Ok(Self { pools, table, metrics, parts })
+        Ok(Self {
+            pools,
+            table,
+            metrics,
+            parts,
+            #[cfg(feature = "script")]
+            script: None,
+        })
+    }
+
+    /// Asks this script before the rules.
+    #[cfg(feature = "script")]
+    pub(crate) fn asking(mut self, script: script::Script) -> Self {
+        self.script = Some(script);
+        self
+    }
+
+    /// Slots of a pool came or went.
+    pub(crate) fn slots_changed(&self) {
+        #[cfg(feature = "script")]
+        if let Some(script) = &self.script {
+            script.slots_changed();
+        }
     }
 
     /// Hands over what one burst of a listener brought; what nobody takes is rejected.
@@ -41,13 +68,24 @@ impl Dispatch {
         // Nothing within can leave it half done.
         self.metrics.accepted(burst.len());
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        for mut connection in burst.drain(..) {
+        for connection in burst.drain(..) {
+            // What is said where nobody wrote a rule that decides.
+            let (mut connection, unruled) = match self.ask(connection) {
+                Some(asked) => asked,
+                None => continue,
+            };
             let peer = connection.peer_addr().map(|peer| peer.ip());
             let facts = Facts::of_address(listener as usize, peer);
             let Outcome::Decided(decision) = self.table.decide(&facts) else {
                 self.reject(connection, Rejection::because(Reason::UnknownFact));
                 continue;
             };
+            if let Some(reason) = unruled
+                && matches!(decision.why, Why::OnlyPool | Why::NoMatch)
+            {
+                self.reject(connection, Rejection::because(reason));
+                continue;
+            }
             connection.set_route(decision.route);
             connection.order(Orders {
                 affinity: self.table.affinity(decision.target, &facts),
@@ -65,12 +103,44 @@ impl Dispatch {
         }
         for (pool, part) in self.pools.iter().zip(parts.iter_mut()) {
             if part.is_empty() {
+                if self.posts_by_script() {
+                    pool.flush();
+                }
                 continue;
             }
             for (refused, connection) in pool.hand_over(part) {
                 self.reject(connection, accept::rejection(refused));
             }
         }
+    }
+
+    /// Whether a burst may have put something before a pool's workers that is not sent yet.
+    fn posts_by_script(&self) -> bool {
+        #[cfg(feature = "script")]
+        return self.script.is_some();
+        #[cfg(not(feature = "script"))]
+        return false;
+    }
+
+    /// Asks the script, if there is one. The connection comes back where the rules decide, after a
+    /// script with what is said if none does.
+    fn ask(&self, connection: Connection) -> Option<(Connection, Option<Reason>)> {
+        #[cfg(feature = "script")]
+        if let Some(script) = &self.script {
+            return match script.ask(connection) {
+                script::Asked::Posted | script::Asked::Gone => None,
+                script::Asked::Refused(refused, connection) => {
+                    self.reject(connection, accept::rejection(refused));
+                    None
+                }
+                script::Asked::Rejected(connection, refusal) => {
+                    self.reject(connection, refusal.rejection());
+                    None
+                }
+                script::Asked::Rules(connection, reason) => Some((connection, Some(reason))),
+            };
+        }
+        Some((connection, None))
     }
 
     fn reject(&self, connection: Connection, rejection: Rejection) {

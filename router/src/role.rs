@@ -43,6 +43,9 @@ pub enum RoleError {
     /// The route table that the supervisor sent makes no sense.
     #[error("the supervisor sent a route table that cannot be used")]
     Routes(#[from] crate::route::RuleError),
+    /// The script cannot be used.
+    #[error("{0}")]
+    Script(String),
 }
 
 /// Serves until the supervisor ends the channel.
@@ -63,9 +66,44 @@ pub fn run(control: OwnedFd) -> Result<(), RoleError> {
         let metrics = Metrics::map(counters).map_err(|_| RoleError::Setup)?;
         // Before the first client's byte can be near: single-threaded, so one call is for all.
         router_privileges::drop_to(setup.identity, setup.parent)?;
-        Router::new(setup, Arc::new(metrics), &control)?.run(control).await;
+        match Router::new(setup, Arc::new(metrics), &control) {
+            Ok(router) => router.run(control).await,
+            Err(error) => {
+                if let RoleError::Script(reason) = &error {
+                    let reason = reason.clone();
+                    // The supervisor ends the channel when it has heard that.
+                    let _ = control.sender().send((FromRouter::Unusable { reason }, None));
+                    let _ = tokio::time::timeout(SETUP, async {
+                        while let Ok(Some(_)) = control.recv().await {}
+                    })
+                    .await;
+                }
+                return Err(error);
+            }
+        }
         Ok(())
     })
+}
+
+/// Lets the script be asked before the rules.
+fn with_script(
+    dispatch: Dispatch,
+    setup: &Setup,
+    pools: &[Arc<Shared>],
+) -> Result<Dispatch, RoleError> {
+    let Some(script) = &setup.script else { return Ok(dispatch) };
+    #[cfg(feature = "script")]
+    {
+        let names = setup.pools.iter().map(|pool| pool.name.as_str().into()).collect();
+        let script = crate::dispatch::script::Script::new(script, names, pools.to_vec())
+            .map_err(|failure| RoleError::Script(failure.to_string()))?;
+        Ok(dispatch.asking(script))
+    }
+    #[cfg(not(feature = "script"))]
+    {
+        let _ = (dispatch, pools);
+        Err(RoleError::Script(format!("{}: this program was built without scripts", script.name)))
+    }
 }
 
 struct Router {
@@ -99,6 +137,7 @@ impl Router {
         };
         let pools: Vec<_> = (0u32..).zip(&setup.pools).map(pool).collect();
         let dispatch = Dispatch::new(&setup, pools.clone(), Arc::clone(&metrics))?;
+        let dispatch = with_script(dispatch, &setup, &pools)?;
         Ok(Self {
             names: setup.listeners.into_iter().map(|listener| listener.name).collect(),
             ports: Ports::new(pools.clone(), setup.epoch),
@@ -166,9 +205,11 @@ impl Router {
                 if let Some(pool) = self.pools.get(pool as usize) {
                     pool.step(|core| core.add_slot(slot, name.into()));
                 }
+                self.dispatch.slots_changed();
             }
             ToRouter::RetireSlot { worker } => {
                 self.step_slot(worker, |core| core.drain(worker.slot, true));
+                self.dispatch.slots_changed();
             }
             // Handled before, or said once.
             ToRouter::Setup(_) | ToRouter::Stop => {}

@@ -78,6 +78,7 @@ pub(crate) fn run(options: &Run, log: &str) -> Result<(), StartupError> {
     let plan = Plan {
         listeners: vec![(listener, socket)],
         rules: Vec::new(),
+        script: None,
         router_identity: router_user::choose(&pools),
         pools,
         from_file: false,

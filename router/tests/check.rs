@@ -135,3 +135,75 @@ fn a_program_of_another_protocol_is_refused_before_anything_starts() {
          the Rust runtime, or speaks what docs/wire-protocol.md says\n"
     );
 }
+
+const SCRIPTED: &str = "[router]\nscript = \"SCRIPT\"\n[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:8080\"\n\
+                        [[pool]]\nname = \"app\"\ncommand = \"demo\"\nworkers = 3\n";
+
+/// What `check` says of a script, its own path aside.
+fn said_of(name: &str, script: &str, tests: &str) -> (Option<i32>, String) {
+    let script = File::new(&format!("{name}.js"), script);
+    let text = format!("{}{tests}", SCRIPTED.replace("SCRIPT", script.path()));
+    let config = File::new(&format!("{name}.toml"), &text);
+    let output = check(&[config.path()]);
+    let said = said(&output.stderr).replace(script.path(), "route.js");
+    (output.status.code(), said.replace(config.path(), "app.toml"))
+}
+
+#[test]
+fn a_script_that_cannot_be_used_is_shown_at_its_place() {
+    for (name, script, expected) in [
+        (
+            "syntax",
+            "let a = 1;\n  let b = ;\n",
+            "route.js:2:11: error: SyntaxError: unexpected token in expression: ';'\n  2 |   let b = ;\n    |           ^\napp.toml: 1 mistake\n",
+        ),
+        (
+            "throws",
+            "pools.app.workers[7].name;\n",
+            "route.js:1:1: error: TypeError: cannot read property 'name' of undefined\n  1 | pools.app.workers[7].name;\n    | ^\napp.toml: 1 mistake\n",
+        ),
+        (
+            "handler",
+            "let a = 1;\n",
+            "route.js:1:1: error: the script sets no handler: `onconnection = ({ connection }) => …`\n  1 | let a = 1;\n    | ^\napp.toml: 1 mistake\n",
+        ),
+    ] {
+        assert_eq!(said_of(name, script, ""), (Some(78), expected.to_owned()));
+    }
+}
+
+#[test]
+fn tests_ask_the_script() {
+    let script = "onconnection = ({ connection: c }) => {
+      if (c.remoteAddress === '10.0.0.1') return c.reject(403);
+      if (c.remoteAddress === '10.0.0.2') return;
+      if (c.remoteAddress === '10.0.0.3') null.x;
+      pools.app.workers[2].postMessage(1, [c]);
+    };\n";
+    let test =
+        |peer: &str, expect: &str| format!("[[test]]\npeer = \"{peer}\"\nexpect = \"{expect}\"\n");
+    let right = [
+        test("127.0.0.1", "script"),
+        test("127.0.0.1", "script:app-3"),
+        test("10.0.0.1", "script:403"),
+        test("10.0.0.2", "script-failed"),
+        test("10.0.0.3", "script-failed"),
+    ];
+    assert_eq!(said_of("right", script, &right.concat()), (Some(0), String::new()));
+    let wrong = [
+        test("127.0.0.1", "script:app-1"),
+        test("10.0.0.2", "script"),
+        test("10.0.0.3", "script:app"),
+    ];
+    let (code, said) = said_of("wrong", script, &wrong.concat());
+    assert_eq!(code, Some(78));
+    let lines: Vec<&str> = said.lines().filter(|line| line.contains("error:")).collect();
+    assert_eq!(
+        lines,
+        [
+            "app.toml:12:10: error: a connection from 127.0.0.1 on `web` takes the route `script:app-3`, not `script:app-1`",
+            "app.toml:15:10: error: a connection from 10.0.0.2 on `web` takes the route `script-failed` (it neither posts nor rejects, and no `[[route]]` matches), not `script`",
+            "app.toml:18:10: error: a connection from 10.0.0.3 on `web` takes the route `script-failed` (route.js:4:43: TypeError: cannot read property 'x' of null), not `script:app`",
+        ]
+    );
+}

@@ -13,7 +13,8 @@ use super::source::{Origin, Place, Sourced};
 use super::tree::Report;
 use super::types::{Address, Config, Listener, Pool, Route, Test};
 use super::words::near;
-use crate::route::table::{DEFAULT, NO_ROUTE};
+use crate::reject::Reason;
+use crate::route::table::{DEFAULT, NO_ROUTE, SCRIPT};
 use crate::route::{self, KeySource, Table, Target, Unseen};
 
 /// Names of one kind, and what they stand for.
@@ -108,15 +109,16 @@ pub(super) fn resolve(
             target,
         });
     }
+    let scripted = router.as_ref().is_some_and(|(_, router)| router.script.value.is_some());
     let tests = tests
         .into_iter()
-        .filter_map(|test| self::test(test, &listener_names, &route_names, report))
+        .filter_map(|test| self::test(test, &listener_names, &route_names, scripted, report))
         .collect();
     if report.mistakes.len() > wrong_before {
         return None;
     }
     let table = compile(&resolved, listeners.len(), &pools);
-    doubts(&table, &resolved, &places, &pools, report);
+    doubts(&table, &resolved, &places, &pools, scripted, report);
     let mut admin = admin.map(|(_, admin)| admin).unwrap_or_default();
     if let Some(socket) = &overrides.admin {
         admin.socket = Sourced { value: Some(socket.value.clone()), origin: socket.origin.clone() };
@@ -147,9 +149,10 @@ fn whole(path: &Path, draft: &Draft, report: &mut Report) {
     if draft.listeners.is_empty() && !unread("listener") {
         note(Problem::NoListener);
     }
+    let script = draft.router.as_ref().is_some_and(|(_, router)| router.script.is_written());
     match (draft.pools.len(), draft.routes.len()) {
         (0, _) if !unread("pool") => note(Problem::NoPool),
-        (2.., 0) if !unread("route") => note(Problem::NoRoute),
+        (2.., 0) if !unread("route") && !script => note(Problem::NoRoute),
         _ => {}
     }
 }
@@ -212,6 +215,7 @@ fn test(
     test: TestDraft,
     listeners: &Names<'_>,
     routes: &[String],
+    scripted: bool,
     report: &mut Report,
 ) -> Option<Test> {
     let listener = match &test.listener {
@@ -224,7 +228,13 @@ fn test(
     };
     let expect = &test.expect;
     let implicit = if routes.is_empty() { DEFAULT } else { NO_ROUTE };
-    if expect.value != implicit && !routes.contains(&expect.value) {
+    // `script`, or `script:` and what it decides.
+    let script = scripted
+        && (expect.value == SCRIPT
+            || expect.value == Reason::ScriptFailed.as_str()
+            || expect.strip_prefix(SCRIPT).is_some_and(|rest| rest.starts_with(':')));
+    let implicit = if scripted { SCRIPT } else { implicit };
+    if !script && expect.value != implicit && !routes.contains(&expect.value) {
         let known: Vec<&str> = routes.iter().map(String::as_str).chain([implicit]).collect();
         let advice = advice(expect, &known);
         let problem = Problem::Nothing { what: "route", name: expect.value.clone(), advice };
@@ -243,7 +253,14 @@ fn compile(routes: &[Route], listeners: usize, pools: &[Pool]) -> Table {
 }
 
 /// What can be used and was hardly meant.
-fn doubts(table: &Table, routes: &[Route], places: &[Place], pools: &[Pool], report: &mut Report) {
+fn doubts(
+    table: &Table,
+    routes: &[Route],
+    places: &[Place],
+    pools: &[Pool],
+    scripted: bool,
+    report: &mut Report,
+) {
     for (index, earlier) in table.unreachable() {
         if let (Some(route), Some(place)) = (routes.get(index), places.get(index))
             && let (Some(before), Some(first)) = (routes.get(earlier), places.get(earlier))
@@ -254,7 +271,9 @@ fn doubts(table: &Table, routes: &[Route], places: &[Place], pools: &[Pool], rep
     }
     for (index, pool) in pools.iter().enumerate() {
         let used = routes.iter().any(|route| route.target.value == Target::Pool(index));
+        // What a script chooses is its own affair.
         if !used
+            && !scripted
             && !routes.is_empty()
             && let Origin::File(place) = &pool.name.origin
         {

@@ -53,7 +53,7 @@ impl Warning {
 
 impl Whereabouts {
     /// What mistakes are sorted by: a file as a whole comes first.
-    pub(super) fn order(&self) -> (usize, usize, usize) {
+    pub fn order(&self) -> (usize, usize, usize) {
         match self {
             Self::At(place) => place.order(),
             Self::File(_) => (0, 0, 0),

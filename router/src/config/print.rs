@@ -8,7 +8,7 @@ use super::source::Sourced;
 use super::types::{
     Account, Address, Command, Config, Listener, OnError, Pool, Protocol, Route, Test, Workers,
 };
-use super::values::{show_duration, show_otherwise, show_signal};
+use super::values::{show_duration, show_otherwise, show_signal, show_size};
 use crate::pool::WhenFull;
 use crate::route::{Refusal, Target};
 
@@ -31,6 +31,10 @@ impl Config {
         page.value("stuck-timeout", &router.stuck_timeout, |timeout| {
             timeout.map_or_else(|| quoted("off"), duration)
         });
+        let unset = "none; the routes decide alone";
+        page.optional("script", &router.script, |script| path(&script.path), unset);
+        page.value("script-timeout", &router.script_timeout, |timeout| duration(*timeout));
+        page.value("script-memory", &router.script_memory, |size| quoted(&show_size(*size)));
         page.heading("[admin]");
         let unset =
             "admin.sock in $RUNTIME_DIRECTORY, /run/vestibule or $XDG_RUNTIME_DIR/vestibule";

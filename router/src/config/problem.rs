@@ -30,6 +30,20 @@ pub enum Problem {
         /// What the system says.
         reason: String,
     },
+    /// The script cannot be read.
+    #[error("the script {} cannot be read: {reason}", .path.display())]
+    Script {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        reason: String,
+    },
+    /// The script cannot be used.
+    #[error("{0}")]
+    ScriptFails(String),
+    /// Scripts were left out of this program.
+    #[error("this program was built without scripts")]
+    NoScripts,
     /// `include` is no pattern.
     #[error("`{pattern}` is no pattern of file names: {reason}")]
     Pattern {

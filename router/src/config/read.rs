@@ -2,6 +2,7 @@
 
 mod pool;
 mod route;
+mod script;
 
 use std::path::PathBuf;
 
@@ -166,6 +167,19 @@ fn router(item: &Item<'_>, report: &mut Report) -> Option<Router> {
                     )
                     .map(Some),
             },
+        ),
+        script: table.optional(report, "script", script::read),
+        script_timeout: table.or(
+            report,
+            "script-timeout",
+            default.script_timeout.value,
+            script::timeout,
+        ),
+        script_memory: table.or(
+            report,
+            "script-memory",
+            default.script_memory.value,
+            script::memory,
         ),
     })
 }

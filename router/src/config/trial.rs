@@ -2,13 +2,71 @@
 
 use super::mistake::Mistake;
 use super::problem::{Others, Problem};
+#[cfg(feature = "script")]
+use super::script::{Trial, Tried};
 use super::types::{Config, Test};
+#[cfg(feature = "script")]
+use crate::reject::Reason;
+#[cfg(feature = "script")]
+use crate::route::table::SCRIPT;
 use crate::route::{Facts, Outcome, Why};
 
 impl Config {
-    /// Asks the route table about every `[[test]]`; what goes elsewhere is a mistake.
+    /// Asks the route table about every `[[test]]`; what goes elsewhere is a mistake. Where a script
+    /// decides, it is asked by `check` alone ([`run_script_tests`](Self::run_script_tests)).
     pub fn run_tests(&self) -> Vec<Mistake> {
+        if self.router.script.value.is_some() {
+            return Vec::new();
+        }
         self.tests.iter().filter_map(|test| self.run_test(test)).collect()
+    }
+
+    /// Runs the script, and asks it about every `[[test]]`: for whoever may run it.
+    #[cfg(feature = "script")]
+    pub fn run_script_tests(&self) -> Vec<Mistake> {
+        match self.try_script() {
+            None => Vec::new(),
+            Some(Err(mistake)) => vec![mistake],
+            Some(Ok(mut trial)) => {
+                let tests = self.tests.iter();
+                tests.filter_map(|test| self.run_script_test(test, &mut trial)).collect()
+            }
+        }
+    }
+
+    #[cfg(feature = "script")]
+    fn run_script_test(&self, test: &Test, trial: &mut Trial) -> Option<Mistake> {
+        let facts = Facts::of_address(test.listener.value, Some(test.peer.value));
+        let expected = test.expect.value.as_str();
+        let (route, why) = match trial.ask(&facts) {
+            Tried::Decides { to, .. } => {
+                let route = format!("{SCRIPT}:{to}");
+                if expected == SCRIPT || expected == route {
+                    return None;
+                }
+                (route, String::new())
+            }
+            other => {
+                if let Outcome::Decided(decision) = self.table.decide(&facts)
+                    && let Why::Rule(_) = decision.why
+                {
+                    return self.run_test(test);
+                }
+                let (reason, why) = match other {
+                    Tried::Fails(failure) => (Reason::ScriptFailed, failure.to_string()),
+                    Tried::Unknown(cause) => (cause.reason(), String::new()),
+                    Tried::Decides { .. } | Tried::Leaves => {
+                        let why = "it neither posts nor rejects, and no `[[route]]` matches";
+                        (Reason::ScriptFailed, why.to_owned())
+                    }
+                };
+                if expected == reason.as_str() {
+                    return None;
+                }
+                (reason.as_str().to_owned(), why)
+            }
+        };
+        Some(self.wrong(test, route, why))
     }
 
     fn run_test(&self, test: &Test) -> Option<Mistake> {
@@ -27,14 +85,18 @@ impl Config {
             Why::NoMatch => "none matches: 404".to_owned(),
             Why::Unknown { cause, .. } => cause.reason().as_str().to_owned(),
         };
+        Some(self.wrong(test, decision.route.to_string(), why))
+    }
+
+    fn wrong(&self, test: &Test, route: String, why: String) -> Mistake {
         let listener = self.listeners.get(test.listener.value).map(|l| l.name.value.clone());
         let problem = Problem::Test {
             peer: test.peer.to_string(),
             listener: listener.unwrap_or_default(),
-            route: decision.route.to_string(),
+            route,
             why: Others(why),
             expected: test.expect.value.clone(),
         };
-        Some(Mistake::at(test.expect.place().unwrap_or(&test.place), problem))
+        Mistake::at(test.expect.place().unwrap_or(&test.place), problem)
     }
 }

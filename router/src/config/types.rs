@@ -47,6 +47,27 @@ pub struct Router {
     pub max_attempts: Sourced<u32>,
     /// Age of an unanswered offer at which its worker is killed. None: never.
     pub stuck_timeout: Sourced<Option<Duration>>,
+    /// What is asked before the routes.
+    pub script: Sourced<Option<Script>>,
+    /// Time for one of its decisions.
+    pub script_timeout: Sourced<Duration>,
+    /// Memory that it may use, in bytes.
+    pub script_memory: Sourced<u64>,
+}
+
+/// A routing script, read and not run.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Script {
+    /// Its file, as a person would name it.
+    pub path: PathBuf,
+    /// Its text.
+    pub text: Arc<str>,
+}
+
+impl fmt::Debug for Script {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        out.debug_struct("Script").field("path", &self.path).finish_non_exhaustive()
+    }
 }
 
 impl Default for Router {
@@ -55,6 +76,9 @@ impl Default for Router {
             user: Sourced::default(None),
             max_attempts: Sourced::default(3),
             stuck_timeout: Sourced::default(Some(Duration::from_secs(60))),
+            script: Sourced::default(None),
+            script_timeout: Sourced::default(Duration::from_millis(5)),
+            script_memory: Sourced::default(16 << 20),
         }
     }
 }

@@ -47,6 +47,42 @@ pub(super) fn duration(text: &str, range: &RangeInclusive<Duration>) -> Result<D
     }
 }
 
+/// `512B`, `64KiB`, `16MiB`, `1GiB`; in bytes.
+pub(super) fn size(text: &str, range: &RangeInclusive<u64>) -> Result<u64, Problem> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let shift = match unit {
+        "B" => Some(0),
+        "KiB" => Some(10),
+        "MiB" => Some(20),
+        "GiB" => Some(30),
+        _ => None,
+    };
+    let Some(shift) = shift.filter(|_| !number.is_empty()) else {
+        let write = "a whole number and `B`, `KiB`, `MiB` or `GiB`, such as `16MiB`".to_owned();
+        return Err(Problem::Word { found: text.to_owned(), what: "size", write });
+    };
+    let parsed = number.parse::<u64>().ok().and_then(|number| number.checked_mul(1 << shift));
+    match parsed {
+        Some(size) if range.contains(&size) => Ok(size),
+        _ => Err(Problem::Range {
+            found: text.to_owned(),
+            least: show_size(*range.start()),
+            most: show_size(*range.end()),
+        }),
+    }
+}
+
+/// A size in the largest unit that needs no fraction.
+pub(super) fn show_size(size: u64) -> String {
+    for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
+        if size >= 1 << shift && size.is_multiple_of(1 << shift) {
+            return format!("{}{unit}", size >> shift);
+        }
+    }
+    format!("{size}B")
+}
+
 /// A duration in the largest unit that needs no fraction.
 pub(super) fn show_duration(duration: Duration) -> String {
     let milliseconds = duration.as_millis();

@@ -21,8 +21,8 @@ pub(super) const FILE: Schema = Schema {
 
 pub(super) const ROUTER: Schema = Schema {
     title: "`[router]`",
-    keys: &["user", "max-attempts", "stuck-timeout"],
-    later: &["inspect-timeout", "peek-max", "script", "script-timeout", "script-memory"],
+    keys: &["user", "max-attempts", "stuck-timeout", "script", "script-timeout", "script-memory"],
+    later: &["inspect-timeout", "peek-max"],
 };
 
 pub(super) const ADMIN: Schema = Schema { title: "`[admin]`", keys: &["socket"], later: &[] };
@@ -399,7 +399,7 @@ mod tests {
                 "`workers` is no key of `[[listener]]`: it belongs to `[[pool]]`",
             ),
             (&POOL, "script", "`script` is no key of `[[pool]]`: write `command`"),
-            (&ROUTER, "script", "`script` is not there yet"),
+            (&ROUTER, "peek-max", "`peek-max` is not there yet"),
             (&POOL, "wrokers", "`wrokers` is no key of `[[pool]]`: did you mean `workers`?"),
             (&ADMIN, "colour", "`colour` is no key of `[admin]`"),
             (&POOL, "workers", "fine"),

@@ -47,7 +47,7 @@ pub const TIMEOUT: Duration = Duration::from_millis(5);
 pub const MEMORY: usize = 16 << 20;
 
 /// Name that a route has which a script chose.
-pub const ROUTE: &str = "script";
+pub const ROUTE: &str = super::table::SCRIPT;
 
 /// A script's text.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -18,6 +18,9 @@ pub const DEFAULT: &str = "default";
 /// Name of what is decided when no rule matches, and its reason.
 pub const NO_ROUTE: &str = Reason::NoRoute.as_str();
 
+/// Name of what a script decides.
+pub const SCRIPT: &str = "script";
+
 /// Name of what is decided when a rule had to know what was not to be seen.
 pub const UNKNOWN: &str = "unknown";
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use vestibule_protocol::supervision::ListenerSetup;
+use vestibule_protocol::supervision::{ListenerSetup, ScriptSetup};
 use vestibule_router::config::{self, Account, Command, Config, OnError, Workers};
 use vestibule_router::listener::{self, Bound, local_address};
 use vestibule_router::options::Output;
@@ -38,6 +38,7 @@ pub(crate) fn plan(config: &Config) -> Result<Plan, StartupError> {
         from_file: true,
         log: config.log.value.clone(),
         admin: None,
+        script: script(config),
         rules: config.routes.iter().map(config::Route::setup).collect(),
         router_identity: match &*config.router.user {
             Some(account) => Some(router_user::resolve(&account.to_string())?),
@@ -132,6 +133,17 @@ fn identity(mut options: WorkerOptions, pool: &config::Pool) -> WorkerOptions {
         options = options.root(root);
     }
     options
+}
+
+/// The script's text: whoever runs this may be root and never runs it.
+fn script(config: &Config) -> Option<ScriptSetup> {
+    let script = config.router.script.value.as_ref()?;
+    Some(ScriptSetup {
+        name: script.path.display().to_string(),
+        text: script.text.to_string(),
+        timeout: *config.router.script_timeout,
+        memory: *config.router.script_memory,
+    })
 }
 
 /// One line a listener.

@@ -56,6 +56,7 @@ impl Order {
             FromRouter::Ended { worker } => (worker, Self::PortEnded),
             FromRouter::Kill { worker, reason } => (worker, Self::Kill(reason)),
             FromRouter::Accepting
+            | FromRouter::Unusable { .. }
             | FromRouter::Pong { .. }
             | FromRouter::Stopped
             | FromRouter::Loads { .. } => return None,

@@ -15,7 +15,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, MissedTickBehavior};
 use vestibule_protocol::supervision::{
-    Exit, FromRouter, ListenerSetup, PoolSetup, RuleSetup, Setup, ToRouter,
+    Exit, FromRouter, ListenerSetup, PoolSetup, RuleSetup, ScriptSetup, Setup, ToRouter,
 };
 
 use self::administer::worker_name;
@@ -49,6 +49,8 @@ pub struct Plan {
     pub pools: Vec<PoolPlan>,
     /// The route table, first match first. Empty, with one pool: everything goes there.
     pub rules: Vec<RuleSetup>,
+    /// What is asked before the routes.
+    pub script: Option<ScriptSetup>,
     /// User and group of the router; `None`: it stays who this process is.
     pub router_identity: Option<(u32, u32)>,
     /// Whether it comes from a file. Without one somebody types a command and waits: it ends when
@@ -89,6 +91,9 @@ pub enum MasterError {
     /// The router would be the user of a pool's workers.
     #[error(transparent)]
     SharedUser(#[from] SharedUser),
+    /// The router cannot use the script.
+    #[error("the script cannot be used: {0}")]
+    Script(String),
     /// Every worker's first start failed.
     #[error("no worker came up; {0}")]
     NoWorker(String),
@@ -241,6 +246,11 @@ impl Master {
                 return Err(MasterError::NoWorker(last));
             }
             Event::Report(Some(report)) => return self.report(report).map(|()| true),
+            Event::Router(RouterEvent::Said(FromRouter::Unusable { reason }))
+                if !self.announced =>
+            {
+                return Err(MasterError::Script(reason));
+            }
             Event::Router(RouterEvent::Said(message)) => self.hear(message),
             Event::Router(RouterEvent::Silent) => self.kill_router("its channel ended"),
             Event::Router(RouterEvent::Ended) => return self.router_ended().map(|()| true),
@@ -313,6 +323,10 @@ impl Master {
                 }
             }
             FromRouter::Stopped => tracing::info!("nothing is accepted any more"),
+            FromRouter::Unusable { reason } => {
+                tracing::error!("the script cannot be used: {reason}");
+                self.kill_router("it cannot use the script");
+            }
             other => self.table.obey(other),
         }
     }
@@ -396,6 +410,7 @@ impl Master {
             pools: pools.collect(),
             listeners: self.plan.listeners.iter().map(|(setup, _)| setup.clone()).collect(),
             rules: self.plan.rules.clone(),
+            script: self.plan.script.clone(),
         }
     }
 

@@ -8,7 +8,7 @@ use super::super::tree::{Item, Report};
 use super::super::values;
 use super::super::words::{ROUTE, TEST};
 use super::{RouteDraft, TargetDraft, TestDraft, name, open};
-use crate::route::table::{DEFAULT, NO_ROUTE};
+use crate::route::table::{DEFAULT, NO_ROUTE, SCRIPT};
 
 const NETWORK: &str = "a network or a list of networks, such as `\"10.0.0.0/8\"`";
 
@@ -16,7 +16,7 @@ pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<RouteDraft> {
     let table = open(item, report, &ROUTE)?;
     let name = table.item("name").and_then(|item| {
         let name = name(&item, report)?;
-        if name == DEFAULT || name == NO_ROUTE {
+        if name == DEFAULT || name == NO_ROUTE || name == SCRIPT {
             report.wrong(&item.place, Problem::TakenName(name));
             return None;
         }

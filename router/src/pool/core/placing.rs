@@ -35,6 +35,33 @@ impl Core {
         self.place(entry)
     }
 
+    /// Gives a connection to the worker of this slot, now or when it has room: a slot that is empty for
+    /// a while, or whose worker is on its way out, gets another. Where none will come, the balance
+    /// decides.
+    #[cfg(feature = "script")]
+    pub(crate) fn offer_to(&mut self, slot: u32, entry: Entry) -> Result<(), (Refused, Entry)> {
+        let stays = |place: &Slot| !place.held && !place.is_unwanted() && !place.is_over();
+        match self.slot(slot) {
+            Some(_) if self.is_free_for_key(slot) => self.put(Choice::Now(slot), entry),
+            Some(place) if stays(place) => self.put(Choice::ItsQueue(slot), entry),
+            Some(_) | None => self.place(entry),
+        }
+    }
+
+    /// Whether a worker could take a connection now.
+    #[cfg(feature = "script")]
+    pub(crate) fn is_ready(&self, slot: u32) -> bool {
+        self.slot(slot).is_some_and(|place| self.can_take(place))
+    }
+
+    /// The slot that a key leads to, whether it has room or not.
+    #[cfg(feature = "script")]
+    pub(crate) fn slot_for(&self, key: &[u8]) -> Option<u32> {
+        let slots = (0u32..).zip(&self.slots).filter(|(_, place)| place.may_take_later());
+        let best = slots.max_by_key(|(_, place)| pick::score(key, &place.name));
+        best.map(|(slot, _)| slot)
+    }
+
     /// The choice of what the pool's balance looks at; nothing for an entry without a key, or where
     /// anybody will do.
     pub(super) fn choose_by_balance(&self, entry: &Entry) -> Option<Choice> {

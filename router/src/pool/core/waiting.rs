@@ -36,7 +36,13 @@ impl Core {
 
     /// Finds a worker for an entry, or a place in the queue.
     pub(super) fn place(&mut self, entry: Entry) -> Result<(), (Refused, Entry)> {
-        let lane = match self.choose(&entry) {
+        let choice = self.choose(&entry);
+        self.put(choice, entry)
+    }
+
+    /// Does with an entry what was chosen.
+    pub(super) fn put(&mut self, choice: Choice, entry: Entry) -> Result<(), (Refused, Entry)> {
+        let lane = match choice {
             Choice::Now(slot) => return self.give(slot, entry),
             Choice::ItsQueue(slot) => Lane::Worker(slot),
             Choice::Wait => Lane::Pool,

@@ -149,6 +149,8 @@ pub struct Engine<S: Subject> {
     switch: Switch,
     failures: Failures,
     last: Option<Failure>,
+    /// Failures are somebody else's to tell.
+    quiet: bool,
     /// Lists of workers are out of date.
     stale: bool,
     /// Dropped before the runtime that it belongs to, which is inside. `None`: it could not be started
@@ -183,9 +185,16 @@ impl<S: Subject> Engine<S> {
             switch: Switch::default(),
             failures: Failures::default(),
             last: None,
+            quiet: false,
             stale: false,
             context: Some(context),
         })
+    }
+
+    /// Logs no failure: whoever asks tells what became of it.
+    pub fn quietly(mut self) -> Self {
+        self.quiet = true;
+        self
     }
 
     /// Slots of a pool came or went.
@@ -373,10 +382,10 @@ impl<S: Subject> Engine<S> {
     }
 
     fn failed(&mut self, failure: &Failure) {
-        if let Some(count) = self.failures.note(failure) {
+        if let Some(count) = self.failures.note(failure).filter(|_| !self.quiet) {
             tracing::warn!(count, "{failure}");
         }
-        if self.switch.failed(Instant::now()) {
+        if self.switch.failed(Instant::now()) && !self.quiet {
             tracing::error!(
                 script = %self.source.name,
                 "the script failed {} times in a row and is left alone for a second",

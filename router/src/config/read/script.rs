@@ -1,0 +1,51 @@
+//! `script` and its limits, in `[router]`.
+
+use std::fs::File;
+use std::io::Read;
+use std::path::Path;
+use std::time::Duration;
+
+use super::super::problem::Problem;
+use super::super::tree::{Item, Report};
+use super::super::types::Script;
+use super::super::values;
+
+/// Longest script, in bytes: a map of some ten thousand names fits several times.
+const LONGEST: u64 = 1 << 20;
+
+/// The text is read and never run here.
+pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<Script> {
+    let text = item.filled(report, "the path of a JavaScript file")?;
+    if cfg!(not(feature = "script")) {
+        report.wrong(&item.place, Problem::NoScripts);
+        return None;
+    }
+    let folder = item.source().path().parent().unwrap_or_else(|| Path::new(""));
+    let path = folder.join(text);
+    let result = contents(&path).map_err(|reason| Problem::Script { path: path.clone(), reason });
+    let text = report.take(&item.place, result)?.into();
+    Some(Script { path, text })
+}
+
+/// A bounded read: the path may be a device.
+fn contents(path: &Path) -> Result<String, String> {
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(|error| error.to_string())?;
+    let read = file.take(LONGEST + 1).read_to_end(&mut bytes);
+    read.map_err(|error| error.to_string())?;
+    if bytes.len() as u64 > LONGEST {
+        return Err(format!("it is larger than {}", values::show_size(LONGEST)));
+    }
+    String::from_utf8(bytes).map_err(|_| "it is no UTF-8".to_owned())
+}
+
+pub(super) fn timeout(item: &Item<'_>, report: &mut Report) -> Option<Duration> {
+    // Every connection waits while a script runs.
+    let range = Duration::from_millis(1)..=Duration::from_secs(1);
+    item.duration(report, super::DURATION, &range)
+}
+
+pub(super) fn memory(item: &Item<'_>, report: &mut Report) -> Option<u64> {
+    let text = item.text(report, "a size, such as `\"16MiB\"`")?;
+    report.take(&item.place, values::size(text, &((1 << 20)..=(1 << 30))))
+}

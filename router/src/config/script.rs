@@ -1,0 +1,212 @@
+//! A configuration's script, as `check` and `explain` run it: in this process, with the rights of
+//! whoever typed the command. `run` never does: there only the router runs it.
+
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use super::mistake::Mistake;
+use super::problem::Problem;
+use super::source::{Place, Source};
+use super::types::{Config, Workers};
+use crate::inspect::{Cause, Fact, Facts, Label, Speech};
+use crate::pool::pick;
+use crate::route::Refusal;
+use crate::route::script::{self, Engine, Failure, Limits, Outcome, Pools, Subject, To, Verdict};
+
+/// Workers that a pool of one for each CPU is taken to have.
+const AUTO: u32 = 4;
+
+/// A script that is asked about connections that are not there.
+#[derive(Debug)]
+pub struct Trial {
+    engine: Engine<Given>,
+    pools: Arc<Planned>,
+    listeners: Vec<Arc<str>>,
+}
+
+/// What a script would do with a connection.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Tried {
+    /// It decides: `POOL`, `POOL-N`, a status, `reset` or `close`, and what it posts.
+    Decides {
+        /// Where.
+        to: String,
+        /// The message as JSON.
+        message: Option<String>,
+    },
+    /// It leaves the decision to the routes.
+    Leaves,
+    /// It needs what the client does not show.
+    Unknown(Cause),
+    /// It fails.
+    Fails(Failure),
+}
+
+impl Config {
+    /// Compiles the script and runs its top level; `None` if there is none.
+    ///
+    /// # Errors
+    /// It cannot be used.
+    pub fn try_script(&self) -> Option<Result<Trial, Mistake>> {
+        let script = self.router.script.value.as_ref()?;
+        let source = script::Source {
+            name: script.path.display().to_string(),
+            text: script.text.to_string(),
+        };
+        let memory = usize::try_from(*self.router.script_memory).unwrap_or(usize::MAX);
+        let limits = Limits { time: *self.router.script_timeout, memory };
+        let pools = self.pools.iter().map(|pool| {
+            let workers = match *pool.workers {
+                Workers::Auto => AUTO,
+                Workers::Number(number) => number.get(),
+            };
+            (pool.name.value.as_str().into(), workers)
+        });
+        let pools = Arc::new(Planned { pools: pools.collect() });
+        let engine = match Engine::new(source, limits, pools.clone()) {
+            Ok(engine) => engine.quietly(),
+            Err(failure) => return Some(Err(mistake(&script.path, &script.text, &failure))),
+        };
+        let listeners = self.listeners.iter().map(|it| it.name.value.as_str().into()).collect();
+        Some(Ok(Trial { engine, pools, listeners }))
+    }
+}
+
+/// A failure as a mistake at its place in the script.
+fn mistake(path: &std::path::Path, text: &str, failure: &Failure) -> Mistake {
+    let source = Source::new(PathBuf::from(path), text.to_owned(), usize::MAX);
+    let source = Arc::new(source);
+    let at = failure.place.map_or(0, |(line, column)| {
+        let begin = text.split_inclusive('\n').take(line.saturating_sub(1) as usize);
+        let begin: usize = begin.map(str::len).sum();
+        let rest = text.get(begin..).unwrap_or_default();
+        let before = rest.chars().take(column.saturating_sub(1) as usize);
+        begin + before.map(char::len_utf8).sum::<usize>()
+    });
+    let problem = Problem::ScriptFails(failure.message.clone());
+    Mistake::at(&Place::new(&source, at..at), problem)
+}
+
+impl Trial {
+    /// What the script does with a connection of which this is known.
+    pub fn ask(&mut self, facts: &Facts<'_>) -> Tried {
+        let given = Given {
+            peer: facts.peer,
+            listener: self.listeners.get(facts.listener).map_or_else(|| "".into(), Arc::clone),
+            context: owned(facts.context),
+            user: facts.credentials.map(|who| match &who.user {
+                Some(name) => name.to_string(),
+                None => who.uid.to_string(),
+            }),
+        };
+        let mut verdict = self.engine.decide(given);
+        if let Verdict::Waits(given, ticket) = verdict {
+            let speech = match facts.speech {
+                Speech::Unasked => Speech::Unknown(Cause::TimedOut),
+                known => known.clone(),
+            };
+            verdict = self.engine.resume(ticket, given, Arc::new(speech));
+        }
+        let Verdict::Decided(_, outcome) = verdict else {
+            // It asked for all there is and cannot wait for more.
+            return Tried::Leaves;
+        };
+        match outcome {
+            Outcome::Post { pool, to, message } => {
+                let name = self.pools.name(pool);
+                let to = match to {
+                    To::Balance => name,
+                    To::Slot(slot) => format!("{name}-{}", slot + 1),
+                };
+                let message = String::from_utf8(message.as_bytes().to_vec());
+                Tried::Decides { to, message: message.ok().filter(|text| !text.is_empty()) }
+            }
+            Outcome::Reject(refusal) => Tried::Decides {
+                to: match refusal {
+                    Refusal::Status(status) => status.to_string(),
+                    Refusal::Reset => "reset".to_owned(),
+                    Refusal::Close => "close".to_owned(),
+                },
+                message: None,
+            },
+            Outcome::Undecided => Tried::Leaves,
+            Outcome::Unknown(cause) => Tried::Unknown(cause),
+            Outcome::Failed => match self.engine.last_failure() {
+                Some(failure) => Tried::Fails(failure.clone()),
+                None => Tried::Leaves,
+            },
+        }
+    }
+}
+
+fn owned(label: Fact<&Label>) -> Fact<Label> {
+    label.map(Label::clone)
+}
+
+/// A connection that is only described.
+#[derive(Debug)]
+struct Given {
+    peer: Option<IpAddr>,
+    listener: Arc<str>,
+    context: Fact<Label>,
+    user: Fact<String>,
+}
+
+impl Subject for Given {
+    fn peer(&self) -> Option<SocketAddr> {
+        self.peer.map(|peer| SocketAddr::new(peer, 0))
+    }
+
+    fn local(&self) -> Option<SocketAddr> {
+        None
+    }
+
+    fn listener(&self) -> Arc<str> {
+        Arc::clone(&self.listener)
+    }
+
+    fn context(&self) -> Fact<Label> {
+        self.context.clone()
+    }
+
+    fn user(&self) -> Fact<String> {
+        self.user.clone()
+    }
+}
+
+/// Pools as they are planned: every worker ready, none with a connection.
+#[derive(Debug)]
+struct Planned {
+    pools: Vec<(Arc<str>, u32)>,
+}
+
+impl Planned {
+    fn name(&self, pool: usize) -> String {
+        self.pools.get(pool).map_or_else(String::new, |(name, _)| name.to_string())
+    }
+}
+
+impl Pools for Planned {
+    fn names(&self) -> Vec<Arc<str>> {
+        self.pools.iter().map(|(name, _)| Arc::clone(name)).collect()
+    }
+
+    fn slots(&self, pool: usize) -> Vec<(u32, Arc<str>)> {
+        let Some((name, workers)) = self.pools.get(pool) else { return Vec::new() };
+        (0..*workers).map(|slot| (slot, format!("{name}-{}", slot + 1).into())).collect()
+    }
+
+    fn ready(&self, _: usize, _: u32) -> bool {
+        true
+    }
+
+    fn connections(&self, _: usize, _: u32) -> u32 {
+        0
+    }
+
+    fn worker_for(&self, pool: usize, key: &[u8]) -> Option<u32> {
+        let slots = self.slots(pool).into_iter();
+        slots.max_by_key(|(_, name)| pick::score(key, name)).map(|(slot, _)| slot)
+    }
+}

@@ -1,0 +1,200 @@
+//! Routing scripts in the running program: the examples, and scripts that do harm.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::net::IpAddr;
+use std::process::Command;
+
+use vestibule_tests::files::Folder;
+use vestibule_tests::master::{Master, vestibule};
+use vestibule_tests::{Client, Response};
+
+const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
+const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/scripts");
+
+/// A run of a configuration in a folder of its own, on a free port.
+struct Run {
+    master: Master,
+    _folder: Folder,
+}
+
+impl Run {
+    fn example(name: &str) -> Self {
+        let read = |file: &str| std::fs::read_to_string(format!("{EXAMPLES}/{name}/{file}"));
+        Self::of(&read("vestibule.toml").unwrap(), &read("route.js").unwrap())
+    }
+
+    fn of(config: &str, script: &str) -> Self {
+        let folder = Folder::new();
+        let config = config.replace("127.0.0.1:8080", "127.0.0.1:0");
+        folder.write("route.js", script, 0o644);
+        let admin = folder.join("admin.sock");
+        let config = folder.write("vestibule.toml", &config, 0o644);
+        let mut command = Command::new(vestibule(WORKER));
+        command.arg("run").arg(config).arg("--admin").arg(admin);
+        Self { master: Master::launch(command), _folder: folder }
+    }
+
+    fn client(&self, from: &str) -> Client {
+        Client::connect_from(from.parse::<IpAddr>().unwrap(), self.master.address())
+    }
+
+    fn get(&self, from: &str) -> Response {
+        self.client(from).get("/")
+    }
+
+    /// The worker that answers a client of this address.
+    fn worker(&self, from: &str) -> String {
+        field(&self.get(from), "worker")
+    }
+
+    fn stop(self) {
+        self.master.stop();
+    }
+}
+
+fn field(response: &Response, name: &str) -> String {
+    let text = response.text();
+    let found = text.split("; ").find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
+    found.unwrap_or_else(|| panic!("no {name} in {text:?}")).trim().to_owned()
+}
+
+const ONE_POOL: &str = r#"
+[router]
+script = "route.js"
+[[listener]]
+name = "web"
+address = "127.0.0.1:8080"
+[[pool]]
+name = "app"
+command = "demo"
+workers = 2
+"#;
+
+#[test]
+fn the_article_s_master_sends_an_address_to_the_worker_of_its_sum() {
+    let run = Run::example("master");
+    for (from, worker) in [
+        ("127.0.0.1", "app-4"),
+        ("127.0.0.2", "app-5"),
+        ("127.1.2.4", "app-5"),
+        ("127.0.0.3", "app-1"),
+    ] {
+        for _ in 0..3 {
+            let response = run.get(from);
+            assert_eq!(field(&response, "worker"), worker, "{from}");
+            assert_eq!(field(&response, "route"), "script");
+        }
+    }
+    run.stop();
+}
+
+#[test]
+fn without_a_label_a_client_is_a_guest() {
+    let run = Run::example("security-context");
+    assert_eq!(run.worker("127.0.0.1"), "guest-1");
+    run.stop();
+}
+
+#[test]
+fn those_who_repair_the_house_see_it_and_others_see_the_page() {
+    let folder = std::fs::read_to_string(format!("{EXAMPLES}/maintenance/route.js")).unwrap();
+    let config = std::fs::read_to_string(format!("{EXAMPLES}/maintenance/vestibule.toml")).unwrap();
+    // Every client here is on the loopback network: half of it repairs.
+    let run = Run::of(&config, &folder.replace("127.0.0.0/8", "127.0.0.0/9"));
+    assert!(run.worker("127.0.0.1").starts_with("app-"));
+    assert_eq!(run.worker("127.200.0.1"), "maintenance-1");
+    run.stop();
+}
+
+#[test]
+fn an_address_that_comes_too_often_is_told_so_and_others_are_not() {
+    let run = Run::example("rate-limit");
+    let statuses: Vec<u16> = (0..40).map(|_| run.get("127.0.0.7").status).collect();
+    assert_eq!(statuses[..20], [200; 20]);
+    assert!(statuses.contains(&429), "{statuses:?}");
+    assert_eq!(run.get("127.0.0.8").status, 200);
+    run.stop();
+}
+
+#[test]
+fn a_script_that_does_harm_to_one_client_leaves_the_others_alone() {
+    let script = "
+        const again = () => Promise.resolve().then(again);
+        const harm = [
+          () => { for (;;); },
+          () => { try { for (;;); } finally { for (;;); } },
+          () => again(),
+          () => 'x'.repeat(2 ** 28),
+          () => /^(a+)+$/.test('a'.repeat(40) + 'b'),
+          () => Array(1e9).fill(),
+          () => { const deep = () => deep(); deep(); },
+          () => new Proxy({}, { get() { for (;;); } }).x,
+          (c) => { pools.app.postMessage(1, [c]); pools.app.postMessage(2, [c]); },
+          () => new Promise(() => {}),
+        ];
+        onconnection = ({ connection }) => {
+          const [, , which, last] = connection.remoteAddress.split('.').map(Number);
+          if (last === 66) return harm[which](connection);
+          pools.app.postMessage(null, [connection]);
+        };";
+    let run = Run::of(ONE_POOL, script);
+    for harm in 0..10 {
+        let response = run.get(&format!("127.0.{harm}.66"));
+        match harm {
+            // It was posted once, and that stands.
+            8 => assert_eq!(response.status, 200),
+            _ => {
+                assert_eq!(response.status, 503, "{harm}");
+                assert_eq!(response.header("vestibule-reason"), Some("script-failed"));
+            }
+        }
+        for _ in 0..3 {
+            assert_eq!(run.get("127.0.0.1").status, 200, "after {harm}");
+        }
+    }
+    run.stop();
+}
+
+#[test]
+fn where_a_script_fails_the_written_rules_decide() {
+    let config = format!(
+        "{ONE_POOL}
+[[route]]
+name = \"loop\"
+peer = [\"127.0.0.0/24\"]
+pool = \"app\"
+"
+    );
+    let run = Run::of(&config, "onconnection = ({ connection }) => { null.x };");
+    assert_eq!(field(&run.get("127.0.0.1"), "route"), "loop");
+    // Sixteen failures in a row and more: it is left alone, and the rules go on.
+    for _ in 0..40 {
+        assert_eq!(field(&run.get("127.0.0.1"), "route"), "loop");
+    }
+    let response = run.get("127.0.1.1");
+    assert_eq!(response.status, 503);
+    assert_eq!(response.header("vestibule-reason"), Some("script-failed"));
+    run.stop();
+}
+
+#[test]
+fn a_script_that_cannot_be_used_keeps_the_program_from_starting_and_says_where() {
+    let folder = Folder::new();
+    folder.write("route.js", "let a = 1;\n  foo();\n", 0o644);
+    let config = folder.write("vestibule.toml", &ONE_POOL.replace(":8080", ":0"), 0o644);
+    for verb in ["check", "run"] {
+        let mut command = Command::new(vestibule(WORKER));
+        let output = command.arg(verb).arg(&config).output().unwrap();
+        let said = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(78), "{verb}: {said}");
+        assert!(said.contains("route.js:2:3: "), "{verb}: {said}");
+        assert!(said.contains("ReferenceError: foo is not defined"), "{verb}: {said}");
+    }
+}
