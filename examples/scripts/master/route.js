@@ -4,7 +4,7 @@ let numReqs = 0;
 
 onconnection = ({ connection: s }) => {
   let hv = 0;
-  s.remoteAddress.split('.').forEach((v) => {
+  s.remoteAddress?.split('.').forEach((v) => {
     hv += parseInt(v);
   });
   const wid = hv % NUM_WORKERS;

@@ -5,7 +5,7 @@ const sites = new Map([
 
 onconnection = async ({ connection }) => {
   const hello = await connection.tls();
-  const pool = sites.get(hello?.serverName);
+  const pool = hello?.serverName && sites.get(hello.serverName);
   // access_denied to a TLS client, 421 to one that speaks plain HTTP.
   if (!pool) return connection.reject(421);
   pool.postMessage({ alpn: hello.alpn }, [connection]);

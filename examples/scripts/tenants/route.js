@@ -7,7 +7,8 @@ for (let number = 0; number < 10_000; number++) {
 
 onconnection = async ({ connection }) => {
   const request = await connection.http();
-  const slot = tenants.get(request?.host);
+  const host = request?.host ?? '';
+  const slot = tenants.get(host);
   if (slot === undefined) return connection.reject(404);
-  pools.app.workers[slot].postMessage({ tenant: request.host }, [connection]);
+  pools.app.workers[slot].postMessage({ tenant: host }, [connection]);
 };
