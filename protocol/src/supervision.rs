@@ -151,7 +151,7 @@ pub struct Setup {
     pub identity: Option<(u32, u32)>,
     /// The pools.
     pub pools: Vec<PoolSetup>,
-    /// The listeners; their sockets follow one by one.
+    /// The listeners; their sockets come one by one.
     pub listeners: Vec<ListenerSetup>,
     /// Which connection goes where, first match first.
     pub rules: Vec<RuleSetup>,
@@ -175,6 +175,10 @@ pub struct ScriptSetup {
 /// One pool.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct PoolSetup {
+    /// Its number, which no other pool ever has.
+    pub id: u32,
+    /// Its place among the counters.
+    pub counters: u32,
     /// Its name.
     pub name: String,
     /// How it is treated.
@@ -207,6 +211,9 @@ pub enum SlotMode {
 /// One listener.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ListenerSetup {
+    /// Its number, which no other listener ever has. With another name it is another one, which may
+    /// have the same socket.
+    pub id: u32,
     /// Its name.
     pub name: String,
     /// The pool for connections of which a rule had to know what was not to be seen; `None`: they
@@ -220,7 +227,7 @@ pub struct ListenerSetup {
 pub struct RuleSetup {
     /// Its name.
     pub name: String,
-    /// Only connections of these listeners, by their places; `None`: of any.
+    /// Only connections of these listeners, by their places in the setup; `None`: of any.
     pub listeners: Option<Vec<u32>>,
     /// Only peers in one of these networks, as text (`10.0.0.0/8`); `None`: any.
     pub peers: Option<Vec<String>>,
@@ -279,7 +286,7 @@ impl RuleSetup {
 /// What a rule does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TargetSetup {
-    /// A pool, by its place.
+    /// A pool, by its place in the setup.
     Pool(u32),
     /// An HTTP status.
     Status(u16),
@@ -294,12 +301,23 @@ pub enum TargetSetup {
 /// One process in one slot of one pool.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct WorkerId {
-    /// Which pool, in the order of the configuration.
+    /// Which pool, by its number.
     pub pool: u32,
     /// Which slot of the pool, from 0.
     pub slot: u32,
     /// How many processes the slot had before.
     pub generation: u32,
+}
+
+/// What a worker has.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkerLoad {
+    /// Which.
+    pub worker: WorkerId,
+    /// Connections that it holds, by its last report, and those on their way.
+    pub open: u32,
+    /// Connections that it took from this router.
+    pub served: u64,
 }
 
 /// How a process ended.
@@ -330,11 +348,21 @@ pub enum ToRouter {
     Setup(Setup),
     /// A listening socket, the packet's descriptor.
     Listener {
-        /// Its place in [`Setup::listeners`].
+        /// Its number.
         listener: u32,
     },
     /// Everything that there is has been said: accept.
     Begin,
+    /// Another configuration: this router becomes as if it had been set up with it, and nothing
+    /// that it has is lost. Sockets of new listeners have come before. Epoch, parent and identity
+    /// stay; slots of pools that are there already are not looked at.
+    Change(Setup),
+    /// Another router takes over; the packet's descriptor leads to it. Accept nothing more, settle
+    /// what is offered, pass on what waits, and end.
+    HandOver,
+    /// What another router passes on comes from the packet's descriptor; `Begin` follows when it
+    /// has ended.
+    TakeOver,
     /// Accept what is there, then nothing more; let every worker finish.
     Stop,
     /// Say [`FromRouter::Pong`].
@@ -355,14 +383,17 @@ pub enum ToRouter {
         /// Which; whoever is in its slot.
         worker: WorkerId,
     },
-    /// A pool has one more slot, or one again that was retired.
+    /// A pool has one more slot, or one again that was retired and is empty.
     AddSlot {
         /// Which pool.
         pool: u32,
         /// Its place: the next one, or that of a retired slot.
         slot: u32,
-        /// Name of the new worker.
+        /// Name of the new worker. Another slot may have the same: its worker takes over from that
+        /// one.
         name: String,
+        /// It takes nothing until `Undrain`.
+        held: bool,
     },
     /// A slot goes: its worker finishes, and nobody takes its place.
     RetireSlot {
@@ -413,13 +444,18 @@ pub enum ToRouter {
 /// What the router tells the supervisor.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum FromRouter {
+    /// It is set up, has dropped its privileges, and waits for what there is.
+    Prepared,
     /// It accepts connections.
     Accepting,
-    /// The script cannot be used, so it will not accept.
+    /// The script cannot be used: before it accepts, so it will not; after a change, so the script
+    /// before it goes on.
     Unusable {
         /// Where and why.
         reason: String,
     },
+    /// The change is made.
+    Changed,
     /// It is alive.
     Pong {
         /// As in the ping.
@@ -431,10 +467,10 @@ pub enum FromRouter {
     Loads {
         /// As in the question.
         number: u64,
-        /// Connections that each worker holds, by its last report, and those on their way.
-        workers: Vec<(WorkerId, u32)>,
-        /// Connections that wait in each pool's queue.
-        queued: Vec<u32>,
+        /// Every worker.
+        workers: Vec<WorkerLoad>,
+        /// Connections that wait in each pool's queue, by the pool's number.
+        queued: Vec<(u32, u32)>,
     },
     /// The worker said `Hello`.
     Ready {

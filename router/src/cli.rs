@@ -90,16 +90,14 @@ enum Command {
         #[arg(value_name = "N")]
         workers: u32,
     },
-    /// Not there yet.
-    #[command(hide = true)]
+    /// Replaces every worker of a pool, one at a time: the next is ready before the last one drains.
     Restart {
         #[command(flatten)]
         socket: Socket,
         /// A pool's name.
         pool: String,
     },
-    /// Not there yet.
-    #[command(hide = true)]
+    /// Reads the configuration again: whole and valid, or nothing changes. Says what is different.
     Reload {
         #[command(flatten)]
         socket: Socket,
@@ -209,8 +207,8 @@ pub(crate) fn main() -> ExitCode {
         Command::Scale { socket, pool, workers } => {
             return command(&socket, &Question::Scale { pool, workers });
         }
-        Command::Restart { .. } => return not_there_yet("restart"),
-        Command::Reload { .. } => return not_there_yet("reload"),
+        Command::Restart { socket, pool } => return command(&socket, &Question::Restart { pool }),
+        Command::Reload { socket } => return command(&socket, &Question::Reload {}),
         Command::Run(Run { config: Some(file), command, socket, .. }) => {
             if let Some(instead) = no_configuration(&file) {
                 eprintln!("vestibule: {instead}");
@@ -278,14 +276,9 @@ fn asked(result: Result<ExitCode, AskError>) -> ExitCode {
         | AskError::System { .. }
         | AskError::Refused { reason: Refusal::NotAllowed, .. } => SYSTEM,
         AskError::Foreign { .. } => INTERNAL,
+        AskError::Refused { reason: Refusal::Configuration, .. } => CONFIGURATION,
         AskError::Refused { .. } => USAGE,
     })
-}
-
-/// For words of the interface that mean nothing yet.
-fn not_there_yet(word: &str) -> ExitCode {
-    eprintln!("vestibule: `{word}` is not there yet");
-    ExitCode::from(USAGE)
 }
 
 /// What was said beside a configuration file, and by what: an option or its variable.

@@ -3,7 +3,7 @@
 #[cfg(feature = "script")]
 pub(crate) mod script;
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use vestibule_protocol::supervision::Setup;
 
@@ -15,8 +15,45 @@ use crate::pool::Shared;
 use crate::reject::{Reason, Rejection};
 use crate::route::{Facts, Outcome, RuleError, Table, Target, Why};
 
+/// The table that decides now. Another one takes its place as a whole, between two bursts.
+pub(crate) struct Switch {
+    present: Mutex<Arc<Dispatch>>,
+}
+
+impl Switch {
+    /// One that leads nowhere yet.
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
+        let nowhere = Dispatch {
+            listeners: Vec::new(),
+            pools: Vec::new(),
+            table: Table::only_pool(0),
+            metrics,
+            #[cfg(feature = "script")]
+            script: None,
+            parts: Mutex::default(),
+        };
+        Self { present: Mutex::new(Arc::new(nowhere)) }
+    }
+
+    /// The present table.
+    pub(crate) fn present(&self) -> Arc<Dispatch> {
+        Arc::clone(&self.lock())
+    }
+
+    /// From now on this one.
+    pub(crate) fn turn(&self, dispatch: Dispatch) {
+        *self.lock() = Arc::new(dispatch);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Arc<Dispatch>> {
+        self.present.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 /// The route table and the pools that it names.
 pub(crate) struct Dispatch {
+    /// The listeners that the table was compiled for, in its order.
+    listeners: Vec<u32>,
     pools: Vec<Arc<Shared>>,
     table: Table,
     metrics: Arc<Metrics>,
@@ -37,8 +74,10 @@ impl Dispatch {
         metrics: Arc<Metrics>,
     ) -> Result<Self, RuleError> {
         let table = Table::of(setup)?;
+        let listeners = setup.listeners.iter().map(|listener| listener.id).collect();
         let parts = Mutex::new(pools.iter().map(|_| Vec::new()).collect());
         Ok(Self {
+            listeners,
             pools,
             table,
             metrics,
@@ -65,8 +104,9 @@ impl Dispatch {
 
     /// Hands over what one burst of a listener brought; what nobody takes is rejected.
     pub(crate) fn hand_over(&self, listener: u32, burst: &mut Vec<Connection>) {
-        // Nothing within can leave it half done.
         self.metrics.accepted(burst.len());
+        let listener = self.listeners.iter().position(|id| *id == listener).unwrap_or(usize::MAX);
+        // Nothing within can leave it half done.
         let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
         for connection in burst.drain(..) {
             // What is said where nobody wrote a rule that decides.
@@ -75,7 +115,7 @@ impl Dispatch {
                 None => continue,
             };
             let peer = connection.peer_addr().map(|peer| peer.ip());
-            let facts = Facts::of_address(listener as usize, peer);
+            let facts = Facts::of_address(listener, peer);
             let Outcome::Decided(decision) = self.table.decide(&facts) else {
                 self.reject(connection, Rejection::because(Reason::UnknownFact));
                 continue;
@@ -143,38 +183,42 @@ impl Dispatch {
         Some((connection, None))
     }
 
-    fn reject(&self, connection: Connection, rejection: Rejection) {
+    pub(crate) fn reject(&self, connection: Connection, rejection: Rejection) {
         self.metrics.rejected(rejection.reason());
         connection.reject_with(rejection);
     }
+}
 
-    /// Logs what a pool's workers do, and answers clients whose connection came back. Never ends.
-    pub(crate) async fn watch(self: Arc<Self>, pool: Arc<Shared>) {
-        loop {
-            let Some((slot, event)) = crate::worker::next_event(&pool, None).await else {
-                // Every worker is gone for good; a new slot may come.
-                pool.changed.notified().await;
-                continue;
-            };
-            let name = pool.core().slot(slot).map(|slot| Arc::clone(&slot.name));
-            let worker = name.as_deref().unwrap_or_default();
-            match event {
-                WorkerEvent::Undelivered(undelivered) => {
-                    // Without its connection it had to be closed.
-                    self.metrics.rejected(undelivered.reason.rejection().reason());
-                    undelivered.reject();
-                }
-                WorkerEvent::Error(error) => {
-                    tracing::warn!(worker, %error, "worker reported an error")
-                }
-                WorkerEvent::MessageError(error) => {
-                    tracing::warn!(worker, error, "worker sent what cannot be read");
-                }
-                WorkerEvent::Message(_) => {
-                    tracing::debug!(worker, "worker sent a message to nobody")
-                }
-                WorkerEvent::Exit(exit) => tracing::debug!(worker, %exit, "worker is gone"),
+/// Logs what a pool's workers do, and answers clients whose connection came back. Ends with the pool,
+/// and says which it was.
+pub(crate) async fn watch(id: u32, pool: Arc<Shared>, metrics: Arc<Metrics>) -> u32 {
+    loop {
+        let Some((slot, event)) = crate::worker::next_event(&pool, None).await else {
+            if pool.core().is_done() {
+                return id;
             }
+            // Every worker is gone for good; a new slot may come.
+            pool.changed.notified().await;
+            continue;
+        };
+        let name = pool.core().slot(slot).map(|slot| Arc::clone(&slot.name));
+        let worker = name.as_deref().unwrap_or_default();
+        match event {
+            WorkerEvent::Undelivered(undelivered) => {
+                // Without its connection it had to be closed.
+                metrics.rejected(undelivered.reason.rejection().reason());
+                undelivered.reject();
+            }
+            WorkerEvent::Error(error) => {
+                tracing::warn!(worker, %error, "worker reported an error")
+            }
+            WorkerEvent::MessageError(error) => {
+                tracing::warn!(worker, error, "worker sent what cannot be read");
+            }
+            WorkerEvent::Message(_) => {
+                tracing::debug!(worker, "worker sent a message to nobody")
+            }
+            WorkerEvent::Exit(exit) => tracing::debug!(worker, %exit, "worker is gone"),
         }
     }
 }

@@ -40,6 +40,20 @@ pub struct WorkerOptions {
     pub(crate) stop_signal: Signal,
     pub(crate) restart: Option<Restart>,
     pub(crate) restart_on_error: bool,
+    pub(crate) recycle: Recycle,
+}
+
+/// When a worker that serves is replaced by another of the same program. Each process has up to a
+/// tenth less, so that workers that were started together do not end together. The program's: a
+/// library's pools replace nobody.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Recycle {
+    /// After this time.
+    pub max_age: Option<Duration>,
+    /// After so many connections.
+    pub max_served: Option<u64>,
+    /// When its process has so many bytes in memory (its resident set).
+    pub max_memory: Option<u64>,
 }
 
 /// Where a worker's standard output and error go.
@@ -104,6 +118,7 @@ impl WorkerOptions {
             stop_signal: Signal::TERM,
             restart: None,
             restart_on_error: false,
+            recycle: Recycle::default(),
         }
     }
 
@@ -297,6 +312,38 @@ impl WorkerOptions {
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = Some(restart);
         self
+    }
+
+    /// When a worker is replaced that has served for long enough.
+    pub fn recycle(mut self, recycle: Recycle) -> Self {
+        self.recycle = recycle;
+        self
+    }
+
+    /// Whether a process of one is what a process of the other would be: a pool whose program is
+    /// another one is rolled.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_same_program(&self, other: &Self) -> bool {
+        self.program == other.program
+            && self.arg0 == other.arg0
+            && self.arguments == other.arguments
+            && self.environment == other.environment
+            && self.identity == other.identity
+            && self.output == other.output
+            && self.port == other.port
+            && self.codec == other.codec
+    }
+
+    /// Whether the supervisor treats workers of both alike.
+    #[cfg(feature = "cli")]
+    pub(crate) fn has_same_times(&self, other: &Self) -> bool {
+        self.start_timeout == other.start_timeout
+            && self.drain_timeout == other.drain_timeout
+            && self.close_timeout == other.close_timeout
+            && self.stop_timeout == other.stop_timeout
+            && self.stop_signal == other.stop_signal
+            && self.restart == other.restart
+            && self.recycle == other.recycle
     }
 
     pub(crate) fn settings(&self) -> Settings {

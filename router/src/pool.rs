@@ -112,6 +112,20 @@ impl Shared {
         refused
     }
 
+    /// Waits until something is settled, or otherwise changes.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn settles(&self) {
+        let changed = self.changed.notified();
+        tokio::pin!(changed);
+        changed.as_mut().enable();
+        if !self.core().is_settled() {
+            changed.await;
+        }
+    }
+
     /// Sends everything that waits, at once: after a burst, from the task that accepted it.
     pub(crate) fn flush(&self) {
         self.step(Core::flush);

@@ -35,6 +35,12 @@ impl Queue {
         Self { order: Order::new(max, timeout), watch: None }
     }
 
+    /// Other bounds, for whoever waits, too. Who waits already is not turned away.
+    #[cfg(feature = "cli")]
+    pub(crate) fn set_bounds(&mut self, max: usize, timeout: Duration) {
+        self.order.set_bounds(max, timeout);
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.order.len()
     }

@@ -185,6 +185,13 @@ impl Rejection {
     }
 }
 
+/// Waits until everybody who is turned away has been told, or had the time for it.
+#[cfg(feature = "cli")]
+pub(crate) async fn all_said() {
+    // Fails only if it is closed, which nobody does.
+    let _ = ROOM.acquire_many(LINGERING as u32).await;
+}
+
 /// Rejects in a task of its own. Outside a runtime the connection is only closed.
 ///
 /// A connection that a worker read from or wrote to is closed whatever the rejection says: an answer

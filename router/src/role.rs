@@ -1,19 +1,25 @@
 //! `vestibule router`: the process that accepts, chooses and hands over. It has a user of its own and
 //! no capabilities, and opens nothing: listeners and ports come from the supervisor.
 
+mod change;
+mod listeners;
+mod succession;
+
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use vestibule_protocol::port::SocketError;
-use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter, WorkerId};
+use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter, WorkerId, WorkerLoad};
 
+use self::listeners::Listeners;
+use self::succession::Inheritance;
 use crate::control::{ControlError, ControlPort, Parcel};
-use crate::dispatch::Dispatch;
-use crate::listener::{BURST, Listener};
+use crate::dispatch::{Dispatch, Switch};
 use crate::metrics::Metrics;
 use crate::pool::drive::Ports;
 use crate::pool::{Core, Shared};
@@ -107,15 +113,32 @@ fn with_script(
 }
 
 struct Router {
-    names: Vec<String>,
-    pools: Vec<Arc<Shared>>,
     ports: Ports,
-    dispatch: Arc<Dispatch>,
-    listeners: Vec<(u32, OwnedFd)>,
-    accepting: JoinSet<()>,
-    stop: watch::Sender<bool>,
-    sender: mpsc::UnboundedSender<Parcel<FromRouter>>,
+    switch: Arc<Switch>,
+    metrics: Arc<Metrics>,
+    /// Sockets of listeners that the next setup names.
+    sockets: BTreeMap<u32, OwnedFd>,
+    listeners: Listeners,
+    /// What becomes of each pool's events; ends with the pool.
+    watching: JoinSet<u32>,
+    /// Pools that are no more, as soon as nothing comes for them from a listener that is no more.
+    removed: Vec<u32>,
+    /// What is passed on by the router before this one.
+    inheritance: Option<Inheritance>,
+    /// The stop that the listeners were told of.
+    end: Option<End>,
+    tell_pools: mpsc::UnboundedSender<FromRouter>,
     told: mpsc::UnboundedReceiver<FromRouter>,
+    sender: mpsc::UnboundedSender<Parcel<FromRouter>>,
+    setup: Setup,
+}
+
+/// What follows once nothing is accepted any more.
+enum End {
+    /// Workers finish.
+    Stop,
+    /// What waits goes to the next router.
+    HandOver(OwnedFd),
 }
 
 impl Router {
@@ -124,59 +147,55 @@ impl Router {
         metrics: Arc<Metrics>,
         control: &ControlPort<FromRouter, ToRouter>,
     ) -> Result<Self, RoleError> {
-        let (tell, told) = mpsc::unbounded_channel();
-        let pool = |(pool, setup): (u32, &vestibule_protocol::supervision::PoolSetup)| {
-            let names = setup.slots.iter().map(|slot| slot.name.as_str().into()).collect();
-            let shared = Shared::new(pool, setup.settings.clone(), names, tell.clone());
-            shared.step(|core| {
-                for (slot, setup) in (0u32..).zip(&setup.slots) {
-                    core.begin_as(slot, setup.mode);
-                }
-            });
-            Arc::new(shared.counting_in(Arc::clone(&metrics), pool))
-        };
-        let pools: Vec<_> = (0u32..).zip(&setup.pools).map(pool).collect();
-        let dispatch = Dispatch::new(&setup, pools.clone(), Arc::clone(&metrics))?;
-        let dispatch = with_script(dispatch, &setup, &pools)?;
-        Ok(Self {
-            names: setup.listeners.into_iter().map(|listener| listener.name).collect(),
-            ports: Ports::new(pools.clone(), setup.epoch),
-            pools,
-            dispatch: Arc::new(dispatch),
-            listeners: Vec::new(),
-            accepting: JoinSet::new(),
-            stop: watch::Sender::new(false),
-            sender: control.sender(),
+        let (tell_pools, told) = mpsc::unbounded_channel();
+        let mut router = Self {
+            ports: Ports::new(setup.epoch),
+            switch: Arc::new(Switch::new(Arc::clone(&metrics))),
+            metrics,
+            sockets: BTreeMap::new(),
+            listeners: Listeners::default(),
+            watching: JoinSet::new(),
+            removed: Vec::new(),
+            inheritance: None,
+            end: None,
+            tell_pools,
             told,
-        })
+            sender: control.sender(),
+            setup: setup.clone(),
+        };
+        router.become_as(setup)?;
+        router.tell(FromRouter::Prepared);
+        Ok(router)
     }
 
     async fn run(mut self, mut control: ControlPort<FromRouter, ToRouter>) {
-        let mut watching = JoinSet::new();
-        for pool in &self.pools {
-            watching.spawn(Arc::clone(&self.dispatch).watch(Arc::clone(pool)));
-        }
-        let mut stopping = false;
         loop {
             tokio::select! {
                 message = control.recv() => match message {
-                    Ok(Some((ToRouter::Stop, _))) => {
-                        stopping = true;
-                        self.stop.send_replace(true);
-                    }
                     // Another router may have more room.
-                    Ok(Some((ToRouter::Listener { .. }, None))) => {
+                    Ok(Some((ToRouter::Listener { .. } | ToRouter::HandOver | ToRouter::TakeOver, None))) => {
                         return report(&ControlError::MissingDescriptor);
                     }
+                    Ok(Some((ToRouter::Begin, _))) => self.begin().await,
                     Ok(Some((message, descriptor))) => self.take(message, descriptor),
                     Ok(None) => return,
                     Err(error) => return report(&error),
                 },
                 Some(message) = self.told.recv() => self.tell(message),
-                Some(_) = self.accepting.join_next() => {}
-                () = std::future::ready(()), if stopping && self.accepting.is_empty() => {
-                    stopping = false;
-                    self.finish();
+                Some(listener) = self.listeners.next_end() => self.listener_ended(listener),
+                Some(pool) = self.watching.join_next() => {
+                    if let Ok(pool) = pool {
+                        tracing::info!(pool, "a removed pool is empty");
+                        self.ports.remove(pool);
+                    }
+                }
+            }
+            if self.listeners.is_empty()
+                && let Some(end) = self.end.take()
+            {
+                match end {
+                    End::Stop => self.finish(),
+                    End::HandOver(successor) => return self.hand_over(successor, control).await,
                 }
             }
         }
@@ -186,10 +205,19 @@ impl Router {
         match message {
             ToRouter::Listener { listener } => {
                 if let Some(socket) = descriptor {
-                    self.listeners.push((listener, socket));
+                    self.sockets.insert(listener, socket);
                 }
             }
-            ToRouter::Begin => self.begin(),
+            ToRouter::Change(setup) => self.change(setup),
+            ToRouter::Stop => {
+                self.listeners.dry_all();
+                self.end = Some(End::Stop);
+            }
+            ToRouter::HandOver => {
+                self.listeners.leave_all();
+                self.end = descriptor.map(End::HandOver);
+            }
+            ToRouter::TakeOver => self.inheritance = descriptor.map(Inheritance::expect),
             ToRouter::Ping { number } => self.tell(FromRouter::Pong { number }),
             ToRouter::AskLoads { number } => self.tell(self.loads(number)),
             ToRouter::Drain { worker, hold: false } => {
@@ -201,41 +229,42 @@ impl Router {
             ToRouter::Undrain { worker } => {
                 self.step_slot(worker, |core| core.hold(worker.slot, false));
             }
-            ToRouter::AddSlot { pool, slot, name } => {
-                if let Some(pool) = self.pools.get(pool as usize) {
-                    pool.step(|core| core.add_slot(slot, name.into()));
+            ToRouter::AddSlot { pool, slot, name, held } => {
+                if let Some(pool) = self.ports.pools().get(&pool) {
+                    pool.step(|core| core.add_slot(slot, name.into(), held));
                 }
-                self.dispatch.slots_changed();
+                self.switch.present().slots_changed();
             }
             ToRouter::RetireSlot { worker } => {
                 self.step_slot(worker, |core| core.drain(worker.slot, true));
-                self.dispatch.slots_changed();
+                self.switch.present().slots_changed();
             }
             // Handled before, or said once.
-            ToRouter::Setup(_) | ToRouter::Stop => {}
+            ToRouter::Setup(_) | ToRouter::Begin => {}
             other => self.ports.take(other, descriptor),
         }
     }
 
-    /// Every worker that there is has been named: connections may come.
-    fn begin(&mut self) {
-        for (listener, socket) in self.listeners.drain(..) {
-            let name = self.names.get(listener as usize).map_or("", String::as_str);
-            match Listener::from_socket(socket) {
-                Ok(socket) => {
-                    let dispatch = Arc::clone(&self.dispatch);
-                    let stop = self.stop.subscribe();
-                    self.accepting.spawn(accept(socket.named(name), listener, dispatch, stop));
-                }
-                Err(error) => tracing::error!(listener = name, %error, "cannot accept"),
-            }
+    /// Every worker that there is has been named: connections may come, first those that another
+    /// router passed on.
+    async fn begin(&mut self) {
+        if let Some(inheritance) = self.inheritance.take() {
+            inheritance.take_in(self.ports.pools(), &self.switch).await;
         }
+        self.listen();
         self.tell(FromRouter::Accepting);
+    }
+
+    fn listener_ended(&mut self, listener: u32) {
+        tracing::info!(listener, "nothing is accepted from a listener any more");
+        if !self.listeners.are_drying() {
+            self.finish_removed();
+        }
     }
 
     /// Nothing is accepted any more: what workers have is all there is.
     fn finish(&mut self) {
-        for pool in &self.pools {
+        for pool in self.ports.pools().values() {
             pool.step(|core| {
                 core.finish_all();
                 core.flush();
@@ -247,10 +276,14 @@ impl Router {
     fn loads(&self, number: u64) -> FromRouter {
         let mut workers = Vec::new();
         let mut queued = Vec::new();
-        for pool in &self.pools {
+        for (id, pool) in self.ports.pools() {
             let core = pool.core();
-            workers.extend(core.slots().iter().map(|slot| (slot.id, slot.handoff.load())));
-            queued.push(u32::try_from(core.queued()).unwrap_or(u32::MAX));
+            workers.extend(core.slots().iter().map(|slot| WorkerLoad {
+                worker: slot.id,
+                open: slot.handoff.load(),
+                served: slot.served,
+            }));
+            queued.push((*id, u32::try_from(core.queued()).unwrap_or(u32::MAX)));
         }
         FromRouter::Loads { number, workers, queued }
     }
@@ -266,7 +299,7 @@ impl Router {
 
     /// For what holds for the slot, whoever is in it.
     fn step_slot(&self, worker: WorkerId, step: impl FnOnce(&mut Core)) {
-        if let Some(pool) = self.pools.get(worker.pool as usize) {
+        if let Some(pool) = self.ports.pools().get(&worker.pool) {
             pool.step(|core| {
                 step(core);
                 core.flush();
@@ -282,46 +315,6 @@ impl Router {
 
 fn report(error: &ControlError) {
     tracing::error!(%error, "the supervisor cannot be understood");
-}
-
-/// Accepts until told to stop; then what the kernel has accepted already, for closing the listener
-/// would reset it.
-async fn accept(
-    mut listener: Listener,
-    index: u32,
-    dispatch: Arc<Dispatch>,
-    mut stop: watch::Receiver<bool>,
-) {
-    let mut burst = Vec::with_capacity(BURST);
-    loop {
-        tokio::select! {
-            biased;
-            _ = stop.changed() => break,
-            result = listener.accept_burst(&mut burst) => {
-                if let Err(error) = result {
-                    tracing::error!(%error, "a listener is unusable");
-                    return;
-                }
-                let full = burst.len() == BURST;
-                dispatch.hand_over(index, &mut burst);
-                if !full {
-                    continue;
-                }
-            }
-        }
-        // Acknowledgements are read before the next burst: they free descriptors and windows. After
-        // a burst that took all there was, that is so without a look at the reactor in between.
-        tokio::task::yield_now().await;
-    }
-    loop {
-        let more = listener.take_present(&mut burst);
-        // Closed right after a look that found nobody: who comes in between is reset.
-        if burst.is_empty() && !more {
-            return;
-        }
-        dispatch.hand_over(index, &mut burst);
-        tokio::task::yield_now().await;
-    }
 }
 
 /// Takes a listening socket that was inherited under this number; `None` if it is none.

@@ -12,7 +12,9 @@ use vestibule_router::listener::{Bound, bind, local_address};
 use vestibule_router::options::Output;
 use vestibule_router::role::RoleError;
 use vestibule_router::supervisor::admin::socket::{AdminError, AdminSocket};
-use vestibule_router::supervisor::master::{MasterError, Plan, PoolPlan, run as supervise};
+use vestibule_router::supervisor::master::{
+    Layout, ListenerPlan, MasterError, Plan, PoolPlan, Present, run as supervise,
+};
 use vestibule_router::supervisor::router_user;
 use vestibule_router::{ListenError, Restart, WorkerOptions};
 
@@ -73,15 +75,24 @@ pub(crate) fn run(options: &Run, log: &str) -> Result<(), StartupError> {
     };
     let port = local_address(socket.socket()).map(|address| address.port());
     let announcement = announcement(&options.listen, &socket, count);
-    let listener = ListenerSetup { name: "web".to_owned(), unknown: None };
     let pools = vec![PoolPlan { workers: count, options: worker_options(options, port) }];
+    let listener = ListenerPlan {
+        setup: ListenerSetup { id: 0, name: "web".to_owned(), unknown: None },
+        address: options.listen.clone(),
+        backlog: None,
+        socket: Some(socket),
+    };
     let plan = Plan {
-        listeners: vec![(listener, socket)],
-        rules: Vec::new(),
-        script: None,
-        router_identity: router_user::choose(&pools),
-        pools,
-        from_file: false,
+        layout: Layout {
+            listeners: vec![listener],
+            rules: Vec::new(),
+            routes: Vec::new(),
+            script: None,
+            router_identity: router_user::choose(&pools),
+            pools,
+            admin: None,
+        },
+        source: None,
         log: log.to_owned(),
         admin: admin_socket(options.socket.admin.as_deref(), false)?,
         announcement,
@@ -102,8 +113,16 @@ pub(crate) fn run_file(path: &Path, overrides: &Overrides) -> Result<(), Startup
     if !mistakes.is_empty() {
         return Err(not_used());
     }
-    let mut plan = file::plan(&config)?;
-    plan.admin = admin_socket(config.admin.socket.as_deref(), true)?;
+    let mut inherited = sockets::Inherited::from_env();
+    let layout = file::layout(&config, &mut inherited, Present::default())?;
+    let path = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    let plan = Plan {
+        announcement: file::announcement(&layout.listeners),
+        layout,
+        source: Some(Box::new(file::File { path, overrides: overrides.clone(), inherited })),
+        log: config.log.value.clone(),
+        admin: admin_socket(config.admin.socket.as_deref(), true)?,
+    };
     supervise(plan)?;
     Ok(())
 }

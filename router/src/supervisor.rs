@@ -28,7 +28,7 @@ use std::sync::Arc;
 
 use vestibule_protocol::supervision::{FromRouter, ToRouter};
 
-use self::process_table::ProcessTable;
+use self::process_table::{ProcessTable, Seat};
 use crate::control::ControlPort;
 use crate::options::WorkerOptions;
 
@@ -42,7 +42,7 @@ pub(crate) async fn run(
     let sender = control.sender();
     let mut table = ProcessTable::new();
     for (slot, name) in (0u32..).zip(names) {
-        table.add(0, slot, name, Arc::clone(&options));
+        table.add(Seat::new(0, slot, name, Arc::clone(&options)));
     }
     loop {
         tokio::select! {

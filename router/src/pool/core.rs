@@ -82,6 +82,16 @@ pub(crate) struct Core {
     signals: Signals,
     counters: Counters,
     closing: bool,
+    /// Every worker finishes once nobody waits any more.
+    #[cfg(feature = "cli")]
+    last_calls: bool,
+    /// It was taken out of the configuration.
+    #[cfg(feature = "cli")]
+    removed: bool,
+    /// The pool is no more.
+    forgotten: bool,
+    /// Nothing is offered: another router takes over.
+    settling: bool,
     /// The time, while a burst is placed.
     burst: Option<Instant>,
 }
@@ -108,6 +118,12 @@ impl Core {
             signals: Signals::default(),
             counters: Counters::default(),
             closing: false,
+            #[cfg(feature = "cli")]
+            last_calls: false,
+            #[cfg(feature = "cli")]
+            removed: false,
+            forgotten: false,
+            settling: false,
             burst: None,
         }
     }
@@ -131,6 +147,10 @@ impl Core {
     /// What a step has to tell, at its end.
     pub(crate) fn take_signals(&mut self) -> Signals {
         self.burst = None;
+        #[cfg(feature = "cli")]
+        if self.last_calls {
+            self.finish_if_idle();
+        }
         std::mem::take(&mut self.signals)
     }
 
@@ -139,6 +159,25 @@ impl Core {
         for place in self.dirty.iter().filter_map(|slot| self.slot(*slot)) {
             place.wake.notify_one();
         }
+    }
+
+    /// Whether the pool is no more: its tasks end.
+    pub(crate) fn is_forgotten(&self) -> bool {
+        self.forgotten
+    }
+
+    /// Whether the pool was removed and every slot of it is over.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_done(&self) -> bool {
+        self.removed && self.slots.iter().all(Slot::is_over)
+    }
+
+    /// Nobody waits, every slot is over: its tasks may end.
+    #[cfg(feature = "cli")]
+    pub(crate) fn forget(&mut self) {
+        self.forgotten = true;
+        self.signals.queued = true;
+        self.signals.changed = true;
     }
 
     pub(crate) fn is_over(&self) -> bool {

@@ -1,6 +1,7 @@
 //! The tasks of a pool: one that hears the supervisor, one a worker's port, one for the queue's
 //! deadlines. They wait; [`Core`](super::Core) decides.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::pin::pin;
@@ -35,25 +36,41 @@ const LAST_WORDS: Duration = Duration::from_secs(1);
 /// The ports of all pools' workers, and the tasks that read them.
 #[derive(Debug)]
 pub(crate) struct Ports {
-    pools: Vec<Arc<Shared>>,
+    pools: BTreeMap<u32, Arc<Shared>>,
     tasks: JoinSet<()>,
     /// Which router speaks.
     epoch: u16,
 }
 
 impl Ports {
-    /// The ports of these pools; none is known yet.
-    pub(crate) fn new(pools: Vec<Arc<Shared>>, epoch: u16) -> Self {
-        let mut tasks = JoinSet::new();
-        for pool in &pools {
-            tasks.spawn(keep_queue(Arc::clone(pool)));
+    /// For no pool yet.
+    pub(crate) fn new(epoch: u16) -> Self {
+        Self { pools: BTreeMap::new(), tasks: JoinSet::new(), epoch }
+    }
+
+    /// One more pool; no port of it is known yet.
+    pub(crate) fn add(&mut self, pool: u32, shared: Arc<Shared>) {
+        self.tasks.spawn(keep_queue(Arc::clone(&shared)));
+        self.pools.insert(pool, shared);
+    }
+
+    /// A pool's numbers, in order.
+    #[cfg(feature = "cli")]
+    pub(crate) fn pools(&self) -> &BTreeMap<u32, Arc<Shared>> {
+        &self.pools
+    }
+
+    /// Forgets a pool whose slots are all over. Its tasks end by themselves.
+    #[cfg(feature = "cli")]
+    pub(crate) fn remove(&mut self, pool: u32) {
+        if let Some(shared) = self.pools.remove(&pool) {
+            shared.step(Core::forget);
         }
-        Self { pools, tasks, epoch }
     }
 
     /// Whether every slot is empty for good.
     pub(crate) fn is_over(&self) -> bool {
-        self.pools.iter().all(|pool| pool.core().is_over())
+        self.pools.values().all(|pool| pool.core().is_over())
     }
 
     /// Waits until the ports of processes that are known to be dead are read to their ends: the
@@ -62,7 +79,7 @@ impl Ports {
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn last_words(&self) {
-        for pool in &self.pools {
+        for pool in self.pools.values() {
             loop {
                 let changed = pool.changed.notified();
                 let mut changed = pin!(changed);
@@ -90,7 +107,7 @@ impl Ports {
             }
             ToRouter::Gone { worker, exit, reason, again } => {
                 self.step(worker, |core| core.gone(worker, exit, reason, again));
-                let Some(shared) = self.pools.get(worker.pool as usize) else { return };
+                let Some(shared) = self.pools.get(&worker.pool) else { return };
                 let unburied = |slot: &Slot| slot.id == worker && slot.gone.is_some();
                 if shared.core().slot(worker.slot).is_some_and(unburied) {
                     self.tasks.spawn(give_up_later(Arc::clone(shared), worker));
@@ -111,7 +128,7 @@ impl Ports {
     /// Its own task may be reading too. What that one has received and not taken in is heard too
     /// late: an acknowledgement less, of a worker that is certainly dead.
     fn bury_last(&self, next: WorkerId) {
-        let Some(shared) = self.pools.get(next.pool as usize) else { return };
+        let Some(shared) = self.pools.get(&next.pool) else { return };
         let unburied = |slot: &&Slot| slot.gone.is_some();
         let last = shared.core().slot(next.slot).filter(unburied).map(|slot| slot.id);
         let Some(last) = last else { return };
@@ -132,7 +149,7 @@ impl Ports {
     }
 
     fn started(&mut self, worker: WorkerId, pid: u32, port: Option<OwnedFd>) {
-        let Some(shared) = self.pools.get(worker.pool as usize) else { return };
+        let Some(shared) = self.pools.get(&worker.pool) else { return };
         let shared = Arc::clone(shared);
         let Some(Ok(socket)) = port.map(PacketSocket::new) else {
             tracing::error!(?worker, "a worker's port did not arrive: out of descriptors?");
@@ -145,7 +162,7 @@ impl Ports {
     }
 
     fn step(&self, worker: WorkerId, step: impl FnOnce(&mut Core)) {
-        if let Some(shared) = self.pools.get(worker.pool as usize) {
+        if let Some(shared) = self.pools.get(&worker.pool) {
             shared.step(|core| {
                 step(core);
                 core.flush();
@@ -163,7 +180,8 @@ pub(crate) async fn run(
     closing: Arc<Notify>,
 ) {
     // One router for the life of the pool.
-    let mut ports = Ports::new(vec![Arc::clone(&shared)], 1);
+    let mut ports = Ports::new(1);
+    ports.add(0, Arc::clone(&shared));
     let sender = control.sender();
     loop {
         tokio::select! {
@@ -206,6 +224,9 @@ async fn keep_queue(shared: Arc<Shared>) {
     let mut watch: Option<Arc<Watch>> = None;
     loop {
         let now = tokio::time::Instant::now().into_std();
+        if shared.core().is_forgotten() {
+            return;
+        }
         if shared.step(|core| core.wants_watch(now)) {
             match Watch::new() {
                 Ok(new) => {

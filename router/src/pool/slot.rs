@@ -74,6 +74,8 @@ pub(crate) struct Slot {
     pub(crate) finishing: bool,
     /// It refused for want of room: nothing is offered before it says something else.
     pub(crate) choked: bool,
+    /// Connections that its process took.
+    pub(crate) served: u64,
     /// Highest sequence of a message from it.
     pub(crate) received: u64,
     /// Messages of it that nobody has fetched, and their bytes.
@@ -115,6 +117,7 @@ impl Slot {
             held: false,
             finishing: false,
             choked: false,
+            served: 0,
             received: 0,
             unfetched: 0,
             unfetched_bytes: 0,
@@ -140,6 +143,7 @@ impl Slot {
         self.greeted = false;
         self.choked = false;
         self.received = 0;
+        self.served = 0;
         self.gone = None;
         self.ended = false;
         self.kill_asked = false;

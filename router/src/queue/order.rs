@@ -126,6 +126,13 @@ impl<T> Order<T> {
         }
     }
 
+    /// Other bounds. As many as wait may be more than may wait.
+    #[cfg(feature = "cli")]
+    pub(crate) fn set_bounds(&mut self, max: usize, timeout: Duration) {
+        self.max = max.min(NONE as usize);
+        self.timeout = timeout;
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.places.len()
     }

@@ -1,29 +1,50 @@
 //! A checked configuration becomes a plan.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
-use vestibule_protocol::supervision::{ListenerSetup, ScriptSetup};
-use vestibule_router::config::{self, Account, Command, Config, OnError, Workers};
+use vestibule_protocol::supervision::{ListenerSetup, RuleSetup, ScriptSetup, TargetSetup};
+use vestibule_router::config::{self, Account, Command, Config, OnError, Overrides, Workers};
 use vestibule_router::listener::{self, Bound, local_address};
 use vestibule_router::options::Output;
-use vestibule_router::supervisor::master::{Plan, PoolPlan};
+use vestibule_router::supervisor::master::{Layout, ListenerPlan, PoolPlan, Present, Source};
 use vestibule_router::supervisor::router_user;
 use vestibule_router::{Restart, WorkerOptions};
 
 use super::{StartupError, cpus, most_connections, sockets::Inherited};
+use crate::cli::chain;
 
 /// Offers without an answer are never called stuck: longer than any process lives.
 const NEVER: Duration = Duration::from_secs(100 * 365 * 24 * 3600);
 
 /// Binds what the configuration names and lays out what to run.
-pub(crate) fn plan(config: &Config) -> Result<Plan, StartupError> {
-    let mut inherited = Inherited::from_env();
+pub(crate) fn layout(
+    config: &Config,
+    inherited: &mut Inherited,
+    mut present: Present,
+) -> Result<Layout, StartupError> {
     let mut listeners = Vec::new();
+    let mut port = None;
     for listener in &config.listeners {
-        let setup = ListenerSetup { name: listener.name.value.clone(), unknown: None };
-        listeners.push((setup, socket(listener, &mut inherited)?));
+        let (name, address) = (listener.name.value.clone(), listener.address.to_string());
+        let (socket, place) = match present.take(&name, &address) {
+            Some(place) => (None, place),
+            None => {
+                let socket = socket(listener, inherited)?;
+                let place = local_address(socket.socket());
+                (Some(socket), place)
+            }
+        };
+        if listeners.is_empty() {
+            port = place;
+        }
+        let backlog = match &*listener.address {
+            config::Address::Inherited(_) => None,
+            _ => Some(*listener.backlog),
+        };
+        let setup = ListenerSetup { id: 0, name, unknown: None };
+        listeners.push(ListenerPlan { setup, address, backlog, socket });
     }
-    let port = listeners.first().and_then(|(_, socket)| local_address(socket.socket()));
     let port = port.map(|address| address.port());
     let pools = config.pools.iter().map(|pool| PoolPlan {
         workers: match *pool.workers {
@@ -33,20 +54,68 @@ pub(crate) fn plan(config: &Config) -> Result<Plan, StartupError> {
         options: options(config, pool, port),
     });
     let pools: Vec<PoolPlan> = pools.collect();
-    Ok(Plan {
-        announcement: announcement(&listeners),
-        from_file: true,
-        log: config.log.value.clone(),
-        admin: None,
+    let rules: Vec<RuleSetup> = config.routes.iter().map(config::Route::setup).collect();
+    Ok(Layout {
+        routes: rules.iter().map(|rule| described(config, rule)).collect(),
+        rules,
         script: script(config),
-        rules: config.routes.iter().map(config::Route::setup).collect(),
-        router_identity: match &*config.router.user {
-            Some(account) => Some(router_user::resolve(&account.to_string())?),
-            None => router_user::choose(&pools),
+        router_identity: match (&*config.router.user, present.router_identity) {
+            (Some(account), _) => Some(router_user::resolve(&account.to_string())?),
+            // Nobody says another one: it stays, for as long as no worker is it.
+            (None, Some(Some(identity))) if router_user::is_free(identity, &pools) => {
+                Some(identity)
+            }
+            (None, _) => router_user::choose(&pools),
         },
+        admin: config.admin.socket.value.clone(),
         pools,
         listeners,
     })
+}
+
+/// Name and text of a rule, without the places of what it names.
+fn described(config: &Config, rule: &RuleSetup) -> (String, String) {
+    let listeners: Option<Vec<&str>> = rule.listeners.as_ref().map(|all| {
+        let name = |at: &u32| config.listeners.get(*at as usize).map(|l| l.name.value.as_str());
+        all.iter().filter_map(name).collect()
+    });
+    let pool = match rule.target {
+        TargetSetup::Pool(pool) => config.pools.get(pool as usize).map(|p| p.name.value.as_str()),
+        _ => None,
+    };
+    let target = if pool.is_some() { TargetSetup::Close } else { rule.target };
+    let rest = RuleSetup { listeners: None, target, ..rule.clone() };
+    (rule.name.clone(), format!("{listeners:?} {pool:?} {rest:?}"))
+}
+
+/// The file, to be read again and again.
+#[derive(Debug)]
+pub(crate) struct File {
+    /// Where it is, whatever the working directory is by then.
+    pub(crate) path: PathBuf,
+    /// What was said beside it.
+    pub(crate) overrides: Overrides,
+    /// Sockets from whoever started this that nothing has named yet.
+    pub(crate) inherited: Inherited,
+}
+
+impl Source for File {
+    fn read(&mut self, present: Present) -> Result<Layout, String> {
+        let (config, warnings) =
+            Config::load(&self.path, &self.overrides).map_err(|mistakes| said(&mistakes))?;
+        let mistakes = config.run_tests();
+        if !mistakes.is_empty() {
+            return Err(said(&mistakes));
+        }
+        for warning in warnings {
+            tracing::warn!("{warning}");
+        }
+        layout(&config, &mut self.inherited, present).map_err(|error| chain(&error))
+    }
+}
+
+fn said(mistakes: &[config::Mistake]) -> String {
+    mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
 }
 
 fn socket(listener: &config::Listener, inherited: &mut Inherited) -> Result<Bound, StartupError> {
@@ -147,10 +216,11 @@ fn script(config: &Config) -> Option<ScriptSetup> {
 }
 
 /// One line a listener.
-fn announcement(listeners: &[(ListenerSetup, Bound)]) -> String {
-    let line = |(setup, socket): &(ListenerSetup, Bound)| match socket.location() {
-        Some(location) => format!("{}: {location}", setup.name),
-        None => setup.name.clone(),
+pub(crate) fn announcement(listeners: &[ListenerPlan]) -> String {
+    let location = |plan: &ListenerPlan| plan.socket.as_ref().and_then(Bound::location);
+    let line = |plan: &ListenerPlan| match (location(plan), &plan.setup) {
+        (Some(location), setup) => format!("{}: {location}", setup.name),
+        (None, setup) => setup.name.clone(),
     };
     listeners.iter().map(line).collect::<Vec<_>>().join("\n")
 }

@@ -1,4 +1,5 @@
-//! The admin socket: what `vestibule status`, `stop`, `drain`, `ready` and `scale` talk to.
+//! The admin socket: what `vestibule status`, `stop`, `drain` and the other commands talk
+//! to.
 //!
 //! One line of JSON asks and one answers. The supervisor has one thread, so nothing here blocks, and
 //! whatever a peer does costs a bounded amount of memory for a bounded time:
@@ -35,10 +36,10 @@ pub(crate) enum Reply {
 /// What the router says of its workers and queues.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Loads {
-    /// Open connections, by worker.
-    pub(crate) workers: Vec<(vestibule_protocol::supervision::WorkerId, u32)>,
+    /// What each worker has.
+    pub(crate) workers: Vec<vestibule_protocol::supervision::WorkerLoad>,
     /// Waiting connections, by pool.
-    pub(crate) queued: Vec<u32>,
+    pub(crate) queued: Vec<(u32, u32)>,
 }
 
 /// A question that somebody who may ask has asked.

@@ -23,7 +23,7 @@ use crate::options::WorkerOptions;
 use crate::sys::process::{self, Started};
 
 /// What the router asks of a slot.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug)]
 pub(crate) enum Order {
     /// The worker is ready.
     Ready,
@@ -31,9 +31,9 @@ pub(crate) enum Order {
     Draining,
     /// The worker drains, and nobody takes its place.
     Finishing,
-    /// It finishes what it has, but somebody is to take its place after all.
-    #[cfg_attr(not(feature = "cli"), expect(dead_code, reason = "only the program says it"))]
-    Wanted,
+    /// Other times are given; the program is the same.
+    #[cfg(feature = "cli")]
+    Options(Arc<WorkerOptions>),
     /// The worker was told to end.
     End,
     /// SIGTERM now: nobody is there who could say it in a message. Nobody takes its place.
@@ -55,8 +55,10 @@ impl Order {
             FromRouter::Ending { worker } => (worker, Self::End),
             FromRouter::Ended { worker } => (worker, Self::PortEnded),
             FromRouter::Kill { worker, reason } => (worker, Self::Kill(reason)),
-            FromRouter::Accepting
+            FromRouter::Prepared
+            | FromRouter::Accepting
             | FromRouter::Unusable { .. }
+            | FromRouter::Changed
             | FromRouter::Pong { .. }
             | FromRouter::Stopped
             | FromRouter::Loads { .. } => return None,
@@ -92,25 +94,48 @@ impl Ended {
     }
 }
 
+/// What a slot begins with.
+pub(crate) struct Slot {
+    /// Its first process.
+    pub(crate) first: WorkerId,
+    /// The name of all its processes.
+    pub(crate) name: Arc<str>,
+    /// N of that name, from 0.
+    pub(crate) number: u32,
+    /// What they run.
+    pub(crate) options: Arc<WorkerOptions>,
+    /// What the present one said last.
+    pub(crate) tail: Tail,
+    /// How long to wait before the first start.
+    pub(crate) delay: Duration,
+}
+
 /// Runs a slot until its process is not to be replaced. If the orders end, so does the process.
-pub(crate) async fn run(
-    first: WorkerId,
-    name: Arc<str>,
-    options: Arc<WorkerOptions>,
-    tail: Tail,
-    mut orders: Orders,
-    reports: mpsc::UnboundedSender<Report>,
-) {
+pub(crate) async fn run(slot: Slot, mut orders: Orders, reports: mpsc::UnboundedSender<Report>) {
+    let Slot { first, name, number, mut options, tail, delay } = slot;
     let mut backoff = options.restart.map(Backoff::new);
     let mut worker = first;
     let mut identity = None;
+    let mut wait = Some(delay).filter(|delay| !delay.is_zero());
     loop {
-        let delay = match start(&name, &options, &mut identity, &tail, worker) {
+        if let Some(delay) = wait.take() {
+            tracing::info!(worker = &*name, ?delay, "worker is started again");
+            if pause(&mut orders, delay, &mut options).await {
+                let reason = "told to end while it waited to be started again".to_owned();
+                let _ = reports.send((ToRouter::NotStarted { worker, reason, again: false }, None));
+                return;
+            }
+        }
+        let delay = match start(&name, number, &options, &mut identity, &tail, worker) {
             Ok((process, capture, report)) => {
                 // Without a router there is nobody to be told; its end is noticed by the orders.
                 let _ = reports.send(report);
-                let life = Life::new(worker, &options, process);
-                let mut ended = life.run(&name, &mut orders, &reports).await;
+                let life = Life::new(worker, Arc::clone(&options), process);
+                let (mut ended, latest) = life.run(&name, &mut orders, &reports).await;
+                if latest.restart != options.restart {
+                    backoff = latest.restart.map(Backoff::new);
+                }
+                options = latest;
                 if let Some(capture) = capture {
                     capture.finish().await;
                 }
@@ -132,25 +157,24 @@ pub(crate) async fn run(
             }
         };
         let Some(delay) = delay else { return };
-        tracing::info!(worker = &*name, ?delay, "worker is started again");
-        if pause(&mut orders, delay).await {
-            let reason = "told to end while it waited to be started again".to_owned();
-            let _ = reports.send((ToRouter::NotStarted { worker, reason, again: false }, None));
-            return;
-        }
+        wait = Some(delay);
         worker.generation += 1;
     }
 }
 
 /// Waits before a restart. Returns whether the slot is to end instead.
-async fn pause(orders: &mut Orders, delay: Duration) -> bool {
+async fn pause(orders: &mut Orders, delay: Duration, options: &mut Arc<WorkerOptions>) -> bool {
     let delay = tokio::time::sleep(delay);
     tokio::pin!(delay);
+    #[cfg(not(feature = "cli"))]
+    let _ = options;
     loop {
         tokio::select! {
             () = &mut delay => return false,
             order = orders.recv() => match order {
                 None | Some((_, Order::End | Order::Finishing | Order::Term)) => return true,
+                #[cfg(feature = "cli")]
+                Some((_, Order::Options(latest))) => *options = latest,
                 // Late words about the process that is gone.
                 Some(_) => {}
             },
@@ -161,6 +185,7 @@ async fn pause(orders: &mut Orders, delay: Duration) -> bool {
 /// Starts the slot's next process, as whom the slot found out at its first.
 fn start(
     name: &Arc<str>,
+    number: u32,
     options: &WorkerOptions,
     identity: &mut Option<Identity>,
     tail: &Tail,
@@ -171,30 +196,33 @@ fn start(
         None => identity.insert(Identity::resolve(&options.identity)?),
     };
     tail.clear();
-    let (process, capture, port) = spawn::start(name, options, identity, tail, worker)?;
+    let (process, capture, port) = spawn::start(name, number, options, identity, tail)?;
     let pid = process.pid.as_raw_nonzero().get().unsigned_abs();
     tracing::info!(worker = &**name, pid, "worker started");
     Ok((process, capture, (ToRouter::Started { worker, pid }, Some(port))))
 }
 
-struct Life<'o> {
+fn timings(options: &WorkerOptions) -> Timings {
+    Timings {
+        start: options.start_timeout,
+        drain: options.drain_timeout,
+        close: options.close_timeout,
+        stop: options.stop_timeout,
+    }
+}
+
+struct Life {
     worker: WorkerId,
-    options: &'o WorkerOptions,
+    options: Arc<WorkerOptions>,
     process: Started,
     started: Instant,
     state: WorkerState,
     reason: Option<String>,
 }
 
-impl<'o> Life<'o> {
-    fn new(worker: WorkerId, options: &'o WorkerOptions, process: Started) -> Self {
-        let timings = Timings {
-            start: options.start_timeout,
-            drain: options.drain_timeout,
-            close: options.close_timeout,
-            stop: options.stop_timeout,
-        };
-        let state = WorkerState::new(timings, Deadline::now());
+impl Life {
+    fn new(worker: WorkerId, options: Arc<WorkerOptions>, process: Started) -> Self {
+        let state = WorkerState::new(timings(&options), Deadline::now());
         Self { worker, options, process, started: Instant::now(), state, reason: None }
     }
 
@@ -203,7 +231,7 @@ impl<'o> Life<'o> {
         name: &str,
         orders: &mut Orders,
         reports: &mpsc::UnboundedSender<Report>,
-    ) -> Ended {
+    ) -> (Ended, Arc<WorkerOptions>) {
         let exited = crate::sys::reactor::readable_duplicate(self.process.pidfd.as_fd());
         self.watch(&exited, name, orders, reports).await
     }
@@ -214,7 +242,7 @@ impl<'o> Life<'o> {
         name: &str,
         orders: &mut Orders,
         reports: &mpsc::UnboundedSender<Report>,
-    ) -> Ended {
+    ) -> (Ended, Arc<WorkerOptions>) {
         let mut orphaned = false;
         let mut timer = pin!(sleep_until(Deadline::now()));
         loop {
@@ -236,10 +264,16 @@ impl<'o> Life<'o> {
                         tracing::info!(worker = name, %exit, "worker ended");
                         let lived = self.started.elapsed();
                         let (ready, wanted) = (self.state.ready, self.state.last);
-                        return Ended { exit, reason: self.reason, wanted, ready, lived };
+                        let ended = Ended { exit, reason: self.reason, wanted, ready, lived };
+                        return (ended, self.options);
                     }
                 }
                 order = orders.recv(), if !orphaned => match order {
+                    #[cfg(feature = "cli")]
+                    Some((_, Order::Options(latest))) => {
+                        self.state.set_timings(timings(&latest));
+                        self.options = latest;
+                    }
                     Some((worker, order)) if worker == self.worker => {
                         self.obey(order, name, reports);
                     }
@@ -261,7 +295,9 @@ impl<'o> Life<'o> {
             Order::Ready => Event::Ready,
             Order::Draining => Event::Draining,
             Order::Finishing => Event::Finishing,
-            Order::Wanted => Event::Wanted,
+            // Taken before.
+            #[cfg(feature = "cli")]
+            Order::Options(_) => return,
             Order::End => Event::End,
             Order::Term => Event::Term,
             Order::PortEnded => Event::PortEnded,
@@ -326,11 +362,11 @@ mod tests {
     use super::*;
 
     /// A process that does nothing for a long time.
-    fn idle(options: &WorkerOptions) -> Life<'_> {
+    fn idle(options: &WorkerOptions) -> Life {
         let worker = WorkerId { pool: 0, slot: 0, generation: 0 };
         let (process, _, _) =
-            start(&"app-1".into(), options, &mut None, &Tail::default(), worker).unwrap();
-        Life::new(worker, options, process)
+            start(&"app-1".into(), 0, options, &mut None, &Tail::default(), worker).unwrap();
+        Life::new(worker, Arc::new(options.clone()), process)
     }
 
     fn options() -> WorkerOptions {
@@ -341,7 +377,7 @@ mod tests {
             .stop_timeouts(Duration::from_secs(5), Duration::from_secs(10))
     }
 
-    impl Life<'_> {
+    impl Life {
         /// Seconds until something is done next.
         fn due_in(&self) -> Option<u64> {
             self.state.next().map(|next| (next - Deadline::now()).as_secs())
@@ -429,7 +465,7 @@ mod tests {
         }
         let (_orders, mut received) = mpsc::unbounded_channel();
         let (reports, _reports) = mpsc::unbounded_channel();
-        assert_eq!(life.run("app-1", &mut received, &reports).await.exit, Exit::Unknown);
+        assert_eq!(life.run("app-1", &mut received, &reports).await.0.exit, Exit::Unknown);
     }
 
     /// At the descriptor limit the process cannot be waited for; that is no reason to kill it.
@@ -447,7 +483,7 @@ mod tests {
             tokio::time::sleep(Duration::from_secs(10)).await;
             rustix::process::kill_process(pid, Signal::TERM).unwrap();
         };
-        let (ended, ()) = tokio::join!(ended, ends);
+        let ((ended, _), ()) = tokio::join!(ended, ends);
         assert_eq!(ended.exit, Exit::Signal(libc::SIGTERM));
         drop(orders);
     }

@@ -1,77 +1,48 @@
 //! The supervisor's process: one thread that owns listeners, ports and processes, and never a byte of
 //! a client.
 
+//!
+//! [`plan`] is what it is given, `pools` what it makes of it; `router` starts, asks and replaces the
+//! router; `roll` replaces workers, `reload` everything; `signals` and `administer` are who asks, and
+//! `status` what is answered.
+
 mod administer;
+pub mod plan;
+mod pools;
+mod reload;
+mod roll;
+mod router;
+mod signals;
+mod status;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
 use std::os::fd::OwnedFd;
-use std::os::unix::process::CommandExt;
-use std::process::Command;
-use std::sync::Arc;
+use std::path::PathBuf;
 use std::time::Duration;
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::sync::{mpsc, oneshot};
+use tokio::signal::unix::SignalKind;
+use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
-use vestibule_protocol::supervision::{
-    Exit, FromRouter, ListenerSetup, PoolSetup, RuleSetup, ScriptSetup, Setup, ToRouter,
-};
+use vestibule_protocol::supervision::{Exit, FromRouter, RuleSetup, ScriptSetup, ToRouter};
 
-use self::administer::worker_name;
+pub use self::plan::{Layout, ListenerPlan, Plan, PoolPlan, Present, Source};
+use self::pools::{Listening, Numbers, Pool};
+use self::router::Succession;
+use self::signals::Signals;
 use super::admin::socket::AdminSocket;
 use super::admin::{Admin, Loads, Request};
-use super::life::Order;
 use super::notify::Notifier;
 use super::orphans::Orphans;
-use super::process_table::ProcessTable;
+use super::process_table::{ProcessTable, Report};
 use super::router_process::{RouterEvent, RouterProcess};
 use super::router_user::{self, SharedUser};
-use crate::listener::Bound;
 use crate::metrics::Metrics;
-use crate::options::WorkerOptions;
 
 /// Routers in a row that may end before they accept: then something is wrong that no restart mends.
 const ROUTER_ATTEMPTS: u32 = 5;
-/// How long to wait before the next router after one that never accepted, times the failures.
-const ROUTER_DELAY: Duration = Duration::from_millis(100);
 /// How often the router is asked whether it lives.
 const PING: Duration = Duration::from_secs(1);
-/// How long it may take to answer, or to accept after its start: its turns are milliseconds.
-const ROUTER_PATIENCE: Duration = Duration::from_secs(5);
-
-/// Everything that a run needs, whole and checked.
-#[derive(Debug)]
-pub struct Plan {
-    /// Listening sockets, with what the router is to know of them.
-    pub listeners: Vec<(ListenerSetup, Bound)>,
-    /// The pools.
-    pub pools: Vec<PoolPlan>,
-    /// The route table, first match first. Empty, with one pool: everything goes there.
-    pub rules: Vec<RuleSetup>,
-    /// What is asked before the routes.
-    pub script: Option<ScriptSetup>,
-    /// User and group of the router; `None`: it stays who this process is.
-    pub router_identity: Option<(u32, u32)>,
-    /// Whether it comes from a file. Without one somebody types a command and waits: it ends when
-    /// every worker's first start failed, and with the terminal (SIGHUP).
-    pub from_file: bool,
-    /// What the router logs: the supervisor's filter.
-    pub log: String,
-    /// Where `vestibule status` and the other commands ask, if anywhere.
-    pub admin: Option<AdminSocket>,
-    /// What to tell a person once connections are accepted.
-    pub announcement: String,
-}
-
-/// One pool of a plan.
-#[derive(Debug)]
-pub struct PoolPlan {
-    /// How many workers it has.
-    pub workers: usize,
-    /// What they run.
-    pub options: WorkerOptions,
-}
 
 /// Why the supervisor ends with an error.
 #[derive(Debug, thiserror::Error)]
@@ -104,7 +75,7 @@ pub enum MasterError {
 /// # Errors
 /// See [`MasterError`].
 pub fn run(plan: Plan) -> Result<(), MasterError> {
-    router_user::check(plan.router_identity, &plan.pools)?;
+    router_user::check(plan.layout.router_identity, &plan.layout.pools)?;
     // One thread: it alone forks, and a fork copies no other thread's locks.
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
@@ -120,11 +91,32 @@ pub fn run(plan: Plan) -> Result<(), MasterError> {
 }
 
 struct Master {
-    plan: Plan,
-    /// What each pool's workers run.
-    options: Vec<Arc<WorkerOptions>>,
+    listeners: Vec<Listening>,
+    /// In the order of the configuration.
+    pools: Vec<Pool>,
+    /// Pools that are no more and still finish what they have.
+    leaving: Vec<Pool>,
+    rules: Vec<RuleSetup>,
+    routes: Vec<(String, String)>,
+    /// What is asked before the rules.
+    script: Option<ScriptSetup>,
+    /// What was asked before a reload, until the router has said that it can use the new one.
+    script_before: Option<Option<ScriptSetup>>,
+    /// Who routers become.
+    identity: Option<(u32, u32)>,
+    source: Option<Box<dyn Source>>,
+    admin_path: Option<PathBuf>,
+    log: String,
+    announcement: String,
+    /// Numbers of listeners and pools that were given so far, and places of counters.
+    numbers: Numbers,
     table: ProcessTable,
     router: Option<RouterProcess>,
+    succession: Option<Succession>,
+    /// Somebody wants the configuration read again as soon as another router is there.
+    reload_wanted: bool,
+    /// The service manager was told of a reload and waits for its end.
+    reloading: bool,
     epoch: u16,
     /// Routers in a row that ended before they accepted.
     failures: u32,
@@ -138,6 +130,7 @@ struct Master {
     /// Slots whose first process ended before it was ready.
     first_failed: HashSet<(u32, u32)>,
     notifier: Notifier,
+    admin_socket: Option<AdminSocket>,
     admin: Option<Admin>,
     started: Instant,
     /// Routers that were started.
@@ -152,8 +145,10 @@ struct Master {
 
 /// What wakes the supervisor.
 enum Event {
-    Report(Option<super::process_table::Report>),
+    Report(Option<Report>),
     Router(RouterEvent),
+    /// Of the router that is to take over.
+    NextRouter(RouterEvent),
     RouterDue,
     Tick,
     Signal(SignalKind),
@@ -164,20 +159,36 @@ impl Master {
     fn new(plan: Plan) -> Result<Self, MasterError> {
         let (metrics, counters) =
             Metrics::new().map_err(|error| MasterError::Router(error.into()))?;
+        let Plan { layout, source, log, admin, announcement } = plan;
+        let Layout { listeners, pools, rules, routes, script, router_identity, admin: admin_path } =
+            layout;
+        let mut numbers = Numbers::default();
+        let new = |plan| Listening::new(&mut numbers, plan, None);
+        let listeners = listeners.into_iter().filter_map(new).collect();
         let mut table = ProcessTable::new();
-        let options = plan.pools.iter().map(|setup| Arc::new(setup.options.clone()));
-        let options: Vec<_> = options.collect();
-        for ((pool, setup), options) in (0u32..).zip(&plan.pools).zip(&options) {
-            for slot in 0..setup.workers as u32 {
-                let name = worker_name(&options.pool, slot);
-                table.add(pool, slot, name.into(), Arc::clone(options));
-            }
+        let pools: Vec<_> = pools.into_iter().map(|plan| Pool::new(&mut numbers, plan)).collect();
+        for pool in &pools {
+            pool.fill(&mut table);
         }
         Ok(Self {
-            plan,
-            options,
+            listeners,
+            pools,
+            leaving: Vec::new(),
+            rules,
+            routes,
+            script,
+            script_before: None,
+            identity: router_identity,
+            source,
+            admin_path,
+            log,
+            announcement,
+            numbers,
             table,
             router: None,
+            succession: None,
+            reload_wanted: false,
+            reloading: false,
             epoch: 0,
             failures: 0,
             restart_at: Instant::now(),
@@ -187,6 +198,7 @@ impl Master {
             stopping: false,
             first_failed: HashSet::new(),
             notifier: Notifier::from_env(),
+            admin_socket: admin,
             admin: None,
             started: Instant::now(),
             routers: 0,
@@ -211,7 +223,7 @@ impl Master {
         };
         self.notifier.stopping();
         // Whoever is left is killed and reaped; the router ends with its channel.
-        if let Some(router) = self.router.take() {
+        for router in self.router.take().into_iter().chain(self.take_successor()) {
             router.end().await;
         }
         self.table.end().await;
@@ -219,13 +231,15 @@ impl Master {
     }
 
     async fn next(&mut self, signals: &mut Signals, ticks: &mut tokio::time::Interval) -> Event {
-        let Self { table, router, restart_at, stopping, admin, notifier, .. } = self;
+        let Self { table, router, succession, restart_at, stopping, admin, notifier, .. } = self;
+        let successor = succession.as_mut().map(Succession::router);
         tokio::select! {
             biased;
             never = notifier.keep_alive() => match never {},
             kind = signals.next() => Event::Signal(kind),
             report = table.next_report() => Event::Report(report),
-            event = next(router) => Event::Router(event),
+            event = next(router.as_mut()) => Event::Router(event),
+            event = next(successor) => Event::NextRouter(event),
             () = tokio::time::sleep_until(*restart_at), if router.is_none() && !*stopping => {
                 Event::RouterDue
             }
@@ -252,8 +266,10 @@ impl Master {
                 return Err(MasterError::Script(reason));
             }
             Event::Router(RouterEvent::Said(message)) => self.hear(message),
+            Event::Router(RouterEvent::Silent) if self.is_handing_over() => self.end_predecessor(),
             Event::Router(RouterEvent::Silent) => self.kill_router("its channel ended"),
             Event::Router(RouterEvent::Ended) => return self.router_ended().map(|()| true),
+            Event::NextRouter(event) => self.successor(event),
             Event::RouterDue => self.start_router()?,
             Event::Tick => self.tick(),
             Event::Signal(kind) => return Ok(self.signal(kind)),
@@ -262,25 +278,28 @@ impl Master {
         Ok(true)
     }
 
-    fn report(&mut self, (message, port): super::process_table::Report) -> Result<(), MasterError> {
-        let failure = match &message {
-            ToRouter::NotStarted { worker, reason, .. } if worker.generation == 0 => {
-                Some((*worker, reason.clone()))
-            }
-            ToRouter::Gone { worker, exit, reason, .. } if worker.generation == 0 => {
+    fn report(&mut self, (message, port): Report) -> Result<(), MasterError> {
+        let (worker, failure) = match &message {
+            ToRouter::NotStarted { worker, reason, .. } => (Some(*worker), Some(reason.clone())),
+            ToRouter::Gone { worker, exit, reason, .. } => {
                 let text = reason.clone().unwrap_or_else(|| format!("it ended with {exit}"));
-                Some((*worker, text))
+                (Some(*worker), Some(text))
             }
-            _ => None,
+            ToRouter::Started { worker, .. } => (Some(*worker), None),
+            _ => (None, None),
         };
         if let Some(router) = &self.router {
             router.tell(message, port);
         }
-        if let Some((worker, reason)) = failure {
-            self.first_failed.insert((worker.pool, worker.slot));
+        let Some(worker) = worker else { return Ok(()) };
+        if let Some(reason) = failure {
+            self.failed_start(worker, &reason);
+            if worker.generation == 0 {
+                self.first_failed.insert((worker.pool, worker.slot));
+            }
             let slots = self.table.records().count();
             let none_ever = self.table.records().all(|record| !record.was_ready);
-            if !self.plan.from_file
+            if self.source.is_none()
                 && !self.stopping
                 && none_ever
                 && self.first_failed.len() >= slots
@@ -288,11 +307,14 @@ impl Master {
                 return Err(MasterError::NoWorker(format!("the last one: {reason}")));
             }
         }
+        self.forget_left();
+        self.roll_on(worker.pool);
         Ok(())
     }
 
     fn hear(&mut self, message: FromRouter) {
         match message {
+            FromRouter::Prepared => {}
             FromRouter::Accepting => {
                 self.failures = 0;
                 if let Some(router) = &mut self.router {
@@ -301,9 +323,14 @@ impl Master {
                 tracing::info!(epoch = self.epoch, "the router accepts connections");
                 if !self.announced {
                     self.announced = true;
-                    announce(&self.plan.announcement);
+                    announce(&self.announcement);
                     self.notifier.ready();
                 }
+                self.reloaded();
+            }
+            FromRouter::Changed => {
+                self.script_before = None;
+                self.reloaded();
             }
             FromRouter::Pong { .. } => {
                 if let Some(router) = &mut self.router {
@@ -311,155 +338,45 @@ impl Master {
                 }
             }
             FromRouter::Loads { number: 0, workers, .. } => {
-                let open: u32 = workers.iter().map(|(_, open)| open).sum();
+                let open: u32 = workers.iter().map(|load| load.open).sum();
                 if self.stopping {
-                    tell_what_is_left(open);
+                    signals::tell_what_is_left(open);
                 }
             }
             FromRouter::Loads { number, workers, queued } => {
+                self.note_wear(&workers);
                 if let Some(asker) = self.waiting_for_loads.remove(&number) {
                     // It may have given up.
                     let _ = asker.send(Loads { workers, queued });
                 }
             }
             FromRouter::Stopped => tracing::info!("nothing is accepted any more"),
-            FromRouter::Unusable { reason } => {
-                tracing::error!("the script cannot be used: {reason}");
-                self.kill_router("it cannot use the script");
+            FromRouter::Unusable { reason } => match self.script_before.take() {
+                Some(before) => {
+                    tracing::error!(
+                        "the script cannot be used, and the one before it goes on: {reason}"
+                    );
+                    self.script = before;
+                }
+                None => {
+                    tracing::error!("the script cannot be used: {reason}");
+                    self.kill_router("it cannot use the script");
+                }
+            },
+            FromRouter::Draining { worker } => {
+                let by_itself = self.drains_by_itself(worker);
+                self.table.obey(FromRouter::Draining { worker });
+                if by_itself {
+                    self.replace(worker);
+                }
+            }
+            FromRouter::Ready { worker } => {
+                self.table.obey(FromRouter::Ready { worker });
+                self.is_ready(worker);
             }
             other => self.table.obey(other),
         }
     }
-
-    fn tick(&mut self) {
-        let Some(router) = &mut self.router else { return };
-        if router.heard.elapsed() > ROUTER_PATIENCE {
-            self.kill_router("it does not answer");
-            return;
-        }
-        router.ping();
-    }
-
-    fn kill_router(&mut self, reason: &str) {
-        if let Some(router) = &mut self.router
-            && !std::mem::replace(&mut router.killed, true)
-        {
-            tracing::error!(pid = router.pid(), reason, "the router is killed");
-            router.kill();
-        }
-    }
-
-    fn router_ended(&mut self) -> Result<(), MasterError> {
-        let Some(router) = self.router.take() else { return Ok(()) };
-        let exit = router.reap();
-        self.router_exit = exit;
-        // Nobody answers any more.
-        self.waiting_for_loads.clear();
-        tracing::error!(exit = exit.map(tracing::field::display), "the router ended");
-        if self.stopping {
-            // Nobody speaks to workers any more: signals do.
-            self.table.order_all(&Order::Term);
-            return Ok(());
-        }
-        self.failures = if router.accepting { 0 } else { self.failures + 1 };
-        if self.failures >= ROUTER_ATTEMPTS {
-            return Err(MasterError::RouterFails);
-        }
-        let delay = ROUTER_DELAY * self.failures;
-        tracing::info!(failures = self.failures, ?delay, "the router is started again");
-        self.restart_at = Instant::now() + delay;
-        Ok(())
-    }
-
-    fn start_router(&mut self) -> Result<(), MasterError> {
-        // 0 would be an epoch that no router ever had.
-        self.epoch = self.epoch.checked_add(1).unwrap_or(1);
-        let mut command = Command::new("/proc/self/exe");
-        command.arg0("vestibule").arg("router").env("VESTIBULE_LOG", &self.plan.log);
-        // Said to this process alone.
-        for name in ["NOTIFY_SOCKET", "WATCHDOG_PID", "WATCHDOG_USEC"] {
-            command.env_remove(name);
-        }
-        let router = RouterProcess::start(&mut command).map_err(MasterError::Router)?;
-        self.routers += 1;
-        tracing::info!(pid = router.pid(), epoch = self.epoch, "the router is started");
-        let counters = self.counters.try_clone().map_err(MasterError::Router)?;
-        router.tell(ToRouter::Setup(self.setup()), Some(counters));
-        for (listener, (_, socket)) in (0u32..).zip(&self.plan.listeners) {
-            let socket = socket.socket().try_clone().map_err(MasterError::Router)?;
-            router.tell(ToRouter::Listener { listener }, Some(socket));
-        }
-        for (message, port) in self.table.snapshot() {
-            router.tell(message, port);
-        }
-        router.tell(ToRouter::Begin, None);
-        self.router = Some(router);
-        Ok(())
-    }
-
-    fn setup(&self) -> Setup {
-        let pools = (0u32..).zip(&self.plan.pools).map(|(pool, plan)| PoolSetup {
-            name: plan.options.pool.clone(),
-            settings: plan.options.settings(),
-            slots: self.table.slots(pool),
-        });
-        Setup {
-            epoch: self.epoch,
-            parent: std::process::id(),
-            identity: self.plan.router_identity,
-            pools: pools.collect(),
-            listeners: self.plan.listeners.iter().map(|(setup, _)| setup.clone()).collect(),
-            rules: self.plan.rules.clone(),
-            script: self.plan.script.clone(),
-        }
-    }
-
-    /// Returns whether to go on.
-    fn signal(&mut self, kind: SignalKind) -> bool {
-        if kind == SignalKind::user_defined2() {
-            tracing::warn!("an upgrade in place is not there yet: restart the service instead");
-            return true;
-        }
-        if kind == SignalKind::hangup() && self.plan.from_file {
-            tracing::warn!("reload is not there yet: restart the service instead");
-            return true;
-        }
-        if self.stopping {
-            return false;
-        }
-        self.stop();
-        true
-    }
-
-    fn stop(&mut self) {
-        self.stopping = true;
-        self.notifier.stopping();
-        // No other router will need them: the last one's are the last, and it accepts what waits
-        // before it closes them.
-        let names = std::mem::take(&mut self.plan.listeners);
-        tracing::info!(listeners = names.len(), "stopping");
-        drop(names);
-        match &self.router {
-            Some(router) => {
-                // First the slots: a worker that is done at once must not be started again.
-                self.table.order_all(&Order::Finishing);
-                router.tell(ToRouter::AskLoads { number: 0 }, None);
-                router.tell(ToRouter::Stop, None);
-            }
-            None => self.table.order_all(&Order::Term),
-        }
-    }
-}
-
-/// For a person, whatever is logged.
-fn tell_what_is_left(open: u32) {
-    use std::io::Write;
-    let connections = if open == 1 { "connection is" } else { "connections are" };
-    // A closed standard error is no reason not to stop.
-    let _ = writeln!(
-        io::stderr(),
-        "stopping: {open} {connections} left; a second signal stops at once"
-    );
 }
 
 fn announce(text: &str) {
@@ -468,7 +385,7 @@ fn announce(text: &str) {
     let _ = writeln!(io::stdout(), "{text}");
 }
 
-async fn next(router: &mut Option<RouterProcess>) -> RouterEvent {
+async fn next(router: Option<&mut RouterProcess>) -> RouterEvent {
     match router {
         Some(router) => router.next().await,
         None => std::future::pending().await,
@@ -479,43 +396,5 @@ async fn next_request(admin: &mut Option<Admin>) -> Request {
     match admin {
         Some(admin) => admin.next().await,
         None => std::future::pending().await,
-    }
-}
-
-/// The signals that mean something.
-struct Signals {
-    received: mpsc::UnboundedReceiver<SignalKind>,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        let (note, received) = mpsc::unbounded_channel();
-        for kind in [
-            SignalKind::terminate(),
-            SignalKind::interrupt(),
-            SignalKind::quit(),
-            SignalKind::hangup(),
-            SignalKind::user_defined2(),
-        ] {
-            let signal = signal(kind)?;
-            tokio::spawn(forward(signal, kind, note.clone()));
-        }
-        Ok(Self { received })
-    }
-
-    async fn next(&mut self) -> SignalKind {
-        match self.received.recv().await {
-            Some(kind) => kind,
-            // Every forwarder is gone: so is the runtime.
-            None => std::future::pending().await,
-        }
-    }
-}
-
-async fn forward(mut signal: Signal, kind: SignalKind, note: mpsc::UnboundedSender<SignalKind>) {
-    while signal.recv().await.is_some() {
-        if note.send(kind).is_err() {
-            return;
-        }
     }
 }

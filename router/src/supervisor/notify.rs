@@ -53,6 +53,14 @@ impl Notifier {
         self.say("READY=1");
     }
 
+    /// The configuration is read again; [`ready`](Self::ready) follows, whatever comes of it. With the
+    /// time, as `Type=notify-reload` asks for (systemd.service(5)).
+    pub(crate) fn reloading(&self) {
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        let microseconds = now.tv_sec.saturating_mul(1_000_000) + now.tv_nsec / 1000;
+        self.say(&format!("RELOADING=1\nMONOTONIC_USEC={microseconds}"));
+    }
+
     /// What is there is finished. Said once.
     pub(crate) fn stopping(&mut self) {
         if !std::mem::replace(&mut self.stopping, true) {

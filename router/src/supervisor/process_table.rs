@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
@@ -54,6 +54,7 @@ impl Phase {
 /// What is known about one slot.
 #[derive(Debug)]
 pub(crate) struct Record {
+    #[cfg(feature = "cli")]
     pub(crate) name: Arc<str>,
     pub(crate) worker: WorkerId,
     pub(crate) phase: Phase,
@@ -62,6 +63,7 @@ pub(crate) struct Record {
     pub(crate) last_exit: Option<Exit>,
     pub(crate) last_error: Option<String>,
     /// The last lines of its last process.
+    #[cfg(feature = "cli")]
     pub(crate) tail: Tail,
     /// Processes that the slot had before this one.
     pub(crate) restarts: u32,
@@ -72,13 +74,77 @@ pub(crate) struct Record {
     pub(crate) held: bool,
     /// Nobody takes its place.
     pub(crate) retired: bool,
-    /// It was retired and is wanted again, though a process of it still finishes what it has: the
-    /// words of its retirement may still be under way.
-    returned: bool,
+    /// The slot whose worker it is to take over from, until it is ready.
+    #[cfg(feature = "cli")]
+    pub(crate) takes_over: Option<u32>,
+    /// N of `POOL-N`, from 0.
+    #[cfg(feature = "cli")]
+    pub(crate) number: u32,
+    /// Which version of its pool's program it runs.
+    #[cfg(feature = "cli")]
+    pub(crate) version: u64,
+    /// When its process was started.
+    #[cfg(feature = "cli")]
+    pub(crate) started: Instant,
+    /// What it has used up so far.
+    #[cfg(feature = "cli")]
+    pub(crate) wear: Wear,
+    /// Announcements of a drain in a row, each soon after a start.
+    #[cfg(feature = "cli")]
+    pub(crate) flights: u32,
+    /// Generation of the first process, and how many the name had before.
+    first: (u32, u32),
+    #[cfg(feature = "cli")]
     options: Arc<WorkerOptions>,
     orders: mpsc::UnboundedSender<(WorkerId, Order)>,
     /// The router's end of the worker's port: a router that crashes closes nothing.
     port: Option<OwnedFd>,
+}
+
+#[cfg(feature = "cli")]
+impl Record {
+    /// What its processes run.
+    pub(crate) fn options(&self) -> &Arc<WorkerOptions> {
+        &self.options
+    }
+}
+
+/// A new slot, or a retired one that is used again.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    /// Which pool.
+    pub(crate) pool: u32,
+    /// Which place in it.
+    pub(crate) slot: u32,
+    /// Its workers' name.
+    pub(crate) name: Arc<str>,
+    /// N of `POOL-N`, from 0.
+    pub(crate) number: u32,
+    /// What they run.
+    pub(crate) options: Arc<WorkerOptions>,
+    /// How long to wait before the first start.
+    pub(crate) delay: Duration,
+    /// Processes that the name had before.
+    pub(crate) restarts: u32,
+}
+
+impl Seat {
+    /// The first of its name.
+    pub(crate) fn new(pool: u32, slot: u32, name: Arc<str>, options: Arc<WorkerOptions>) -> Self {
+        Self { pool, slot, name, number: slot, options, delay: Duration::ZERO, restarts: 0 }
+    }
+}
+
+/// What a process has used up.
+#[cfg(feature = "cli")]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Wear {
+    /// Connections that it took from routers that are gone.
+    pub(crate) served_before: u64,
+    /// Connections that it took from this router.
+    pub(crate) served: u64,
+    /// Part of each bound that is not used, so that equal workers do not end together: of 65,536.
+    pub(crate) jitter: u16,
 }
 
 /// The slots, and the tasks that run them.
@@ -96,44 +162,78 @@ impl ProcessTable {
         Self { records: BTreeMap::new(), tasks: JoinSet::new(), report, reports }
     }
 
-    /// Adds a slot and starts its first process.
-    pub(crate) fn add(
-        &mut self,
-        pool: u32,
-        slot: u32,
-        name: Arc<str>,
-        options: Arc<WorkerOptions>,
-    ) {
+    /// Adds a slot, or uses one again whose task has ended, and starts its first process.
+    pub(crate) fn add(&mut self, seat: Seat) {
+        let Seat { pool, slot, name, number, options, delay, restarts } = seat;
         let (orders, received) = mpsc::unbounded_channel();
-        let worker = WorkerId { pool, slot, generation: 0 };
+        let before = self.records.get(&(pool, slot));
+        // Late words about the slot's last process are not about this one.
+        let generation = before.map_or(0, |record| record.worker.generation + 1);
+        let worker = WorkerId { pool, slot, generation };
         let tail = Tail::default();
         let record = Record {
+            #[cfg(feature = "cli")]
             name: Arc::clone(&name),
             worker,
-            phase: Phase::Starting,
+            phase: if delay.is_zero() { Phase::Starting } else { Phase::Backoff },
             pid: None,
             since: Instant::now(),
             last_exit: None,
             last_error: None,
+            #[cfg(feature = "cli")]
             tail: tail.clone(),
-            restarts: 0,
+            restarts,
             was_ready: false,
             #[cfg(feature = "cli")]
             held: false,
             retired: false,
-            returned: false,
+            #[cfg(feature = "cli")]
+            takes_over: None,
+            #[cfg(feature = "cli")]
+            number,
+            #[cfg(feature = "cli")]
+            version: 0,
+            #[cfg(feature = "cli")]
+            started: Instant::now(),
+            #[cfg(feature = "cli")]
+            wear: Wear::default(),
+            #[cfg(feature = "cli")]
+            flights: 0,
+            first: (generation, restarts),
+            #[cfg(feature = "cli")]
             options: Arc::clone(&options),
             orders,
             port: None,
         };
         self.records.insert((pool, slot), record);
-        self.tasks.spawn(life::run(worker, name, options, tail, received, self.report.clone()));
+        let slot = life::Slot { first: worker, name, number, options, tail, delay };
+        self.tasks.spawn(life::run(slot, received, self.report.clone()));
     }
 
     /// What is known, by pool and slot.
     #[cfg(feature = "cli")]
     pub(crate) fn records(&self) -> impl Iterator<Item = &Record> {
         self.records.values()
+    }
+
+    /// As [`records`](Self::records), to be changed.
+    #[cfg(feature = "cli")]
+    pub(crate) fn records_mut(&mut self) -> impl Iterator<Item = &mut Record> {
+        self.records.values_mut()
+    }
+
+    /// Nobody follows whoever is in a pool's slots: the pool is no more. The router says when they
+    /// finish.
+    #[cfg(feature = "cli")]
+    pub(crate) fn abandon(&mut self, pool: u32) {
+        for record in self.records.values_mut().filter(|record| record.worker.pool == pool) {
+            record.retired = true;
+            record.takes_over = None;
+            if record.pid.is_none() {
+                // There is nobody who could finish.
+                let _ = record.orders.send((record.worker, Order::Finishing));
+            }
+        }
     }
 
     /// The slots of a pool, by place, those that are retired included.
@@ -163,50 +263,47 @@ impl ProcessTable {
     pub(crate) fn retire(&mut self, worker: WorkerId) {
         let Some(record) = self.record(worker) else { return };
         record.retired = true;
-        record.returned = false;
         record.held = false;
+        record.takes_over = None;
         if record.pid.is_some() {
             record.phase = Phase::Draining;
         }
         let _ = record.orders.send((record.worker, Order::Finishing));
     }
 
-    /// Wants a retired slot again: starts a process, or lets one follow that still finishes.
+    /// What a slot's workers run.
     #[cfg(feature = "cli")]
-    pub(crate) fn restore(&mut self, worker: WorkerId) {
-        let Some(record) = self.record(worker) else { return };
-        record.retired = false;
-        if record.phase == Phase::Ended {
-            self.start_again(worker);
-        } else {
-            record.returned = true;
-            let _ = record.orders.send((record.worker, Order::Wanted));
+    pub(crate) fn options(&self, worker: WorkerId) -> Option<&Arc<WorkerOptions>> {
+        self.records.get(&(worker.pool, worker.slot)).map(|record| &record.options)
+    }
+
+    /// Other times for the processes of a slot, the present one included. What they run is the same.
+    #[cfg(feature = "cli")]
+    pub(crate) fn change(&mut self, worker: WorkerId, options: &Arc<WorkerOptions>) {
+        if let Some(record) = self.record(worker) {
+            record.options = Arc::clone(options);
+            let _ = record.orders.send((record.worker, Order::Options(Arc::clone(options))));
         }
     }
 
-    fn record(&mut self, worker: WorkerId) -> Option<&mut Record> {
+    /// Forgets the slots of a pool, all of which are over.
+    #[cfg(feature = "cli")]
+    pub(crate) fn forget(&mut self, pool: u32) {
+        self.records.retain(|(of, _), _| *of != pool);
+    }
+
+    pub(crate) fn record(&mut self, worker: WorkerId) -> Option<&mut Record> {
         self.records.get_mut(&(worker.pool, worker.slot))
     }
 
-    /// Runs a slot anew whose task has ended.
-    fn start_again(&mut self, worker: WorkerId) {
-        let report = self.report.clone();
-        let Some(record) = self.record(worker) else { return };
-        let (orders, received) = mpsc::unbounded_channel();
-        record.worker.generation += 1;
-        record.phase = Phase::Starting;
-        record.since = Instant::now();
-        record.orders = orders;
-        record.returned = false;
-        let (worker, name) = (record.worker, Arc::clone(&record.name));
-        let (options, tail) = (Arc::clone(&record.options), record.tail.clone());
-        self.tasks.spawn(life::run(worker, name, options, tail, received, report));
-    }
-
-    /// The slot of a worker's name.
+    /// The slot of a worker's name: of several the one that is wanted, and then the one that was
+    /// there first.
     #[cfg(feature = "cli")]
     pub(crate) fn find(&self, name: &str) -> Option<&Record> {
-        self.records.values().find(|record| &*record.name == name)
+        let named = self.records.values().filter(|record| &*record.name == name);
+        named.min_by_key(|record| {
+            (record.retired, record.takes_over.is_some(), record.phase == Phase::Ended)
+        })
     }
 
     /// The next thing that happened to a process, already noted here; `None` when every slot is
@@ -219,13 +316,13 @@ impl ProcessTable {
             return None;
         }
         // Not `None`: this holds a sender.
-        let (mut message, port) = self.reports.recv().await?;
-        let port = self.note(&mut message, port);
+        let (message, port) = self.reports.recv().await?;
+        let port = self.note(&message, port);
         Some((message, port))
     }
 
     /// Notes what happened; keeps a duplicate of a new worker's port.
-    fn note(&mut self, message: &mut ToRouter, port: Option<OwnedFd>) -> Option<OwnedFd> {
+    fn note(&mut self, message: &ToRouter, port: Option<OwnedFd>) -> Option<OwnedFd> {
         let worker = match message {
             ToRouter::Started { worker, .. }
             | ToRouter::NotStarted { worker, .. }
@@ -239,9 +336,14 @@ impl ProcessTable {
             ToRouter::Started { pid, .. } => {
                 record.phase = Phase::Starting;
                 record.pid = Some(*pid);
-                record.restarts = worker.generation;
+                let (first, before) = record.first;
+                record.restarts = before + worker.generation.saturating_sub(first);
                 record.port = port.as_ref().and_then(|port| port.try_clone().ok());
-                record.returned = false;
+                #[cfg(feature = "cli")]
+                {
+                    record.started = Instant::now();
+                    record.wear = Wear { jitter: random(), ..Wear::default() };
+                }
                 if record.retired {
                     // Its retirement met it between two processes.
                     record.phase = Phase::Draining;
@@ -250,31 +352,26 @@ impl ProcessTable {
             }
             ToRouter::NotStarted { reason, again, .. } => {
                 record.last_error = Some(reason.clone());
-                Self::emptied(record, again);
+                Self::emptied(record, *again);
             }
             ToRouter::Gone { exit, reason, again, .. } => {
                 record.last_exit = Some(*exit);
                 record.last_error.clone_from(reason);
-                Self::emptied(record, again);
+                Self::emptied(record, *again);
             }
             _ => {}
-        }
-        if record.phase == Phase::Ended && record.returned {
-            self.start_again(worker);
         }
         port
     }
 
     /// There is no process in the slot. `again`: the slot's task will start another.
-    fn emptied(record: &mut Record, again: &mut bool) {
-        record.phase = if *again { Phase::Backoff } else { Phase::Ended };
+    fn emptied(record: &mut Record, again: bool) {
+        record.phase = if again { Phase::Backoff } else { Phase::Ended };
         record.pid = None;
         record.port = None;
-        if *again && record.retired {
+        if again && record.retired {
             let _ = record.orders.send((record.worker, Order::Finishing));
         }
-        // It ends because it was retired; for the router it goes on.
-        *again |= record.returned;
     }
 
     /// What a new router has to know of the slots that its setup names: every process with its
@@ -318,12 +415,8 @@ impl ProcessTable {
 
     /// What the router said of a worker: noted, and told to the slot.
     pub(crate) fn obey(&mut self, message: FromRouter) {
-        let Some((worker, mut order)) = Order::from_router(message) else { return };
+        let Some((worker, order)) = Order::from_router(message) else { return };
         let Some(record) = self.record(worker) else { return };
-        if order == Order::Finishing && record.returned {
-            // Said before the router heard that the slot is wanted again.
-            order = Order::Draining;
-        }
         // Late words about a process that is gone change nothing.
         if record.worker == worker && record.pid.is_some() {
             match order {
@@ -338,7 +431,9 @@ impl ProcessTable {
                 Order::Draining | Order::Finishing | Order::End | Order::Term => {
                     record.phase = Phase::Draining;
                 }
-                Order::Wanted | Order::PortEnded | Order::Kill(_) => {}
+                #[cfg(feature = "cli")]
+                Order::Options(_) => {}
+                Order::PortEnded | Order::Kill(_) => {}
             }
         }
         // A slot that is over hears nothing more.
@@ -349,7 +444,6 @@ impl ProcessTable {
     #[cfg(feature = "cli")]
     pub(crate) fn order_all(&mut self, order: &Order) {
         for record in self.records.values_mut() {
-            record.returned = false;
             let _ = record.orders.send((record.worker, order.clone()));
         }
     }
@@ -360,4 +454,12 @@ impl ProcessTable {
         self.reports.close();
         while self.tasks.join_next().await.is_some() {}
     }
+}
+
+/// A number that nobody foretells, from the seed that the standard library gives its hash tables.
+#[cfg(feature = "cli")]
+fn random() -> u16 {
+    use std::hash::{BuildHasher, Hasher};
+    // Any part of it is as good as another.
+    std::collections::hash_map::RandomState::new().build_hasher().finish() as u16
 }

@@ -102,6 +102,11 @@ impl RouterProcess {
         }
     }
 
+    /// Nothing more is said or heard.
+    pub(crate) fn close(&self) {
+        self.control.shutdown();
+    }
+
     pub(crate) fn kill(&self) {
         if let Err(error) = process::kill_group(&self.process) {
             tracing::error!(%error, "the router cannot be killed");

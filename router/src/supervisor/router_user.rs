@@ -71,6 +71,11 @@ pub(crate) fn check(router: Option<(u32, u32)>, pools: &[PoolPlan]) -> Result<()
     Ok(())
 }
 
+/// Whether no worker of these pools would be this user.
+pub fn is_free((uid, _): (u32, u32), pools: &[PoolPlan]) -> bool {
+    users_of(pools).all(|user| user != Some(uid))
+}
+
 /// User and group for the router: the user `vestibule` if it exists, else the first number of
 /// systemd's dynamic range that has no name and no process; never a user of these pools' workers.
 /// `None` where this process may not change users: the router stays who it is.

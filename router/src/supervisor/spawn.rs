@@ -5,7 +5,6 @@ use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 
-use vestibule_protocol::supervision::WorkerId;
 use vestibule_protocol::sys::seqpacket_pair;
 
 use super::environment::{self, About};
@@ -18,10 +17,10 @@ use crate::sys::process::{self, Started};
 /// Starts the process, and the reading of its output if it is read. Also the router's end of its port.
 pub(crate) fn start(
     name: &Arc<str>,
+    number: u32,
     options: &WorkerOptions,
     identity: &Identity,
     tail: &Tail,
-    worker: WorkerId,
 ) -> Result<(Started, Option<Capture>, OwnedFd), StartError> {
     let path = std::env::var_os("PATH");
     let program = program::find(&options.program, path.as_deref(), identity)?;
@@ -34,7 +33,7 @@ pub(crate) fn start(
         pool: &options.pool,
         port_descriptor: worker_end.as_raw_fd(),
         port: options.port,
-        instance: worker.slot,
+        instance: number,
     };
     let environment = environment::of_worker(std::env::vars_os(), &options.environment, &about);
     let mut command = Command::new(&program);

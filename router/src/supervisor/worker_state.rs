@@ -31,8 +31,6 @@ pub(super) enum Event {
     Draining,
     /// It drains, and nobody takes its place.
     Finishing,
-    /// Somebody is to take its place after all.
-    Wanted,
     /// It was told to end in a message.
     End,
     /// It is to be told by a signal.
@@ -93,6 +91,12 @@ impl WorkerState {
         }
     }
 
+    /// Other times, for what is asked from now on.
+    #[cfg(feature = "cli")]
+    pub(super) fn set_timings(&mut self, timings: Timings) {
+        self.timings = timings;
+    }
+
     /// When [`Event::Due`] is due.
     pub(super) fn next(&self) -> Option<Deadline> {
         self.deadlines.next()
@@ -116,7 +120,6 @@ impl WorkerState {
                 self.last = true;
                 self.stop_by(at(now, drain));
             }
-            Event::Wanted => self.last = false,
             Event::End => {
                 self.last = true;
                 self.stop_by(at(now, close));

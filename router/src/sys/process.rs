@@ -117,3 +117,12 @@ pub(crate) fn reap(process: &Started) -> Result<Option<Exit>, Errno> {
         None => Exit::Signal(status.terminating_signal().unwrap_or_default()),
     }))
 }
+
+/// Bytes of a process in memory: its resident set (`/proc/PID/statm`, proc_pid_statm(5)). `None` if it
+/// is gone.
+#[cfg(feature = "cli")]
+pub(crate) fn resident(pid: u32) -> Option<u64> {
+    let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
+    let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
+    Some(pages.saturating_mul(rustix::param::page_size() as u64))
+}

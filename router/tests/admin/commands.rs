@@ -176,8 +176,11 @@ fn what_cannot_be_done_is_refused_with_what_can() {
         (&["scale", "web", "2"], "there is no pool `web`; there is app"),
         (&["scale", "app", "0"], "a pool has 1 to 4096 workers, not 0"),
         (&["scale", "app", "5000"], "a pool has 1 to 4096 workers, not 5000"),
-        (&["restart", "app"], "`restart` is not there yet"),
-        (&["reload"], "`reload` is not there yet"),
+        (&["restart", "web"], "there is no pool `web`; there is app"),
+        (
+            &["reload"],
+            "there is no configuration file to be read again: it was started without one",
+        ),
     ] {
         let output = running.command(arguments);
         assert_eq!(code(&output), 64, "{arguments:?}");

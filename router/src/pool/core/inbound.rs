@@ -56,6 +56,7 @@ impl Core {
                     place.handoff.acknowledge(sequence)?;
                     settled += 1;
                 }
+                place.served += settled as u64;
                 self.counters.delivered += settled as u64;
                 self.settled(slot);
             }

@@ -11,6 +11,10 @@ use super::Core;
 use crate::event::{UndeliveredReason, WorkerEvent};
 use crate::handoff::Entry;
 #[cfg(feature = "cli")]
+use crate::pool::Settings;
+#[cfg(feature = "cli")]
+use crate::pool::pick::Picker;
+#[cfg(feature = "cli")]
 use crate::pool::slot::Slot;
 use crate::pool::slot::{Control, State};
 
@@ -72,15 +76,16 @@ impl Core {
         self.signals.changed = true;
     }
 
-    /// One more slot, whose first process will be named by the supervisor; or one that was retired
-    /// is wanted again. Any other place is none.
+    /// One more slot, whose first process will be named by the supervisor; or a retired one is used
+    /// again, under this name. Any other place is none.
     #[cfg(feature = "cli")]
-    pub(crate) fn add_slot(&mut self, slot: u32, name: Arc<str>) {
+    pub(crate) fn add_slot(&mut self, slot: u32, name: Arc<str>, held: bool) {
         if slot as usize == self.slots.len() {
             let pool = self.slots.first().map_or(0, |place| place.id.pool);
             self.slots.push(Slot::new(name, pool, slot));
             self.picker.grow(self.slots.len());
         } else if let Some(place) = self.slots.get_mut(slot as usize) {
+            place.name = name;
             place.finishing = false;
             if let Some((_, _, again)) = &mut place.gone {
                 *again = true;
@@ -89,7 +94,93 @@ impl Core {
                 place.state = State::Vacant { last: false };
             }
         }
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            place.held = held;
+        }
         self.signals.changed = true;
+    }
+
+    /// Other settings, from now on. Who waits goes on waiting, by the new bound.
+    #[cfg(feature = "cli")]
+    pub(crate) fn configure(&mut self, settings: Settings) {
+        if settings == self.settings {
+            return;
+        }
+        let balance = settings.balance != self.settings.balance
+            || settings.otherwise != self.settings.otherwise;
+        let (max, timeout) = (settings.queue_max, settings.queue_timeout);
+        // Whoever waits has a place, however many may wait from now on.
+        self.queue.set_bounds(max.max(self.queue.len()), timeout);
+        self.settings = settings;
+        if balance {
+            self.picker =
+                Picker::new(&self.settings.balance, self.settings.otherwise, self.slots.len());
+        }
+        for slot in 0..self.slots.len() as u32 {
+            self.refresh(slot);
+        }
+        if balance {
+            // By the old one they may wait for one worker where any would do, or the reverse.
+            let mut waiting = Vec::new();
+            while let Some(entry) = self.queue.take_oldest() {
+                waiting.push((0, entry));
+            }
+            self.redistribute(waiting);
+        }
+        self.queue.set_bounds(max, timeout);
+        for slot in 0..self.slots.len() as u32 {
+            self.settled(slot);
+        }
+        // Deadlines may have become earlier.
+        self.signals.queued = true;
+        self.signals.changed = true;
+    }
+
+    /// The pool goes: once nobody waits for its workers any more, they finish what they have.
+    #[cfg(feature = "cli")]
+    pub(crate) fn finish_when_idle(&mut self) {
+        self.last_calls = true;
+        self.removed = true;
+        self.signals.changed = true;
+    }
+
+    #[cfg(feature = "cli")]
+    pub(super) fn finish_if_idle(&mut self) {
+        let waits = self.slots.iter().any(|place| place.handoff.waiting() > 0);
+        if self.queue.is_empty() && !waits {
+            self.last_calls = false;
+            self.finish_all();
+            self.flush();
+        }
+    }
+
+    /// Another router takes over: nothing is offered any more, and whoever comes back waits.
+    #[cfg(feature = "cli")]
+    pub(crate) fn begin_settling(&mut self) {
+        self.settling = true;
+        self.queue.set_bounds(usize::MAX, self.settings.queue_timeout);
+        for slot in 0..self.slots.len() as u32 {
+            self.refresh(slot);
+        }
+    }
+
+    /// Whether nothing that was offered waits for an answer.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_settled(&self) -> bool {
+        self.slots.iter().all(|place| place.handoff.in_flight() == 0)
+    }
+
+    /// Everything that waits, in the order in which it is to go on.
+    #[cfg(feature = "cli")]
+    pub(crate) fn take_everything(&mut self) -> Vec<Entry> {
+        let mut all = Vec::new();
+        for slot in 0..self.slots.len() as u32 {
+            all.extend(self.take_waiting(slot).into_iter().map(|(_, entry)| entry));
+        }
+        while let Some(entry) = self.queue.take_oldest() {
+            all.push(entry);
+        }
+        all
     }
 
     /// What earlier routers were told of a slot.

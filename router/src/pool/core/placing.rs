@@ -96,7 +96,9 @@ impl Core {
                     },
                 )
                 .max_by_key(|(slot, place)| {
-                    (!entry.tried.contains(slot), pick::score(key, &place.name))
+                    // Of two of one name the one that serves: the other has yet to take over.
+                    let serves = place.state == State::Ready;
+                    (!entry.tried.contains(slot), pick::score(key, &place.name), serves)
                 })
                 .map(|(slot, _)| slot)
         };
@@ -113,7 +115,10 @@ impl Core {
 
     /// The worker of this name, unless it is gone for good or refused the entry before.
     fn choose_by_name(&self, entry: &Entry, name: &str) -> Option<Choice> {
-        let (slot, place) = (0u32..).zip(&self.slots).find(|(_, place)| *place.name == *name)?;
+        // Of two of one name the one that serves: the other has yet to take over, or leaves.
+        let named = (0u32..).zip(&self.slots).filter(|(_, place)| *place.name == *name);
+        let (slot, place) =
+            named.max_by_key(|(_, place)| (place.may_take_later(), place.state == State::Ready))?;
         if !place.may_take_later() || entry.tried.contains(&slot) {
             return None;
         }
@@ -134,6 +139,7 @@ impl Core {
     pub(super) fn can_take(&self, place: &Slot) -> bool {
         place.state == State::Ready
             && !place.held
+            && !self.settling
             && !place.choked
             && place.handoff.in_flight() + place.handoff.waiting() < self.settings.window
             && place.handoff.load() < place.limits.connections.min(self.settings.max_connections)
@@ -155,6 +161,7 @@ impl Core {
 
     /// Offers were settled: what waits behind the window may go, and who waits for a worker.
     pub(super) fn settled(&mut self, slot: u32) {
+        self.signals.changed |= self.settling;
         self.refresh(slot);
         if self.slot(slot).is_some_and(|place| place.handoff.waiting() > 0) {
             self.mark(slot);

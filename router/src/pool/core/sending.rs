@@ -51,7 +51,7 @@ impl Core {
             }
             let drain_timeout = self.settings.drain_timeout;
             let result = match send_control(place, &link, drain_timeout) {
-                Ok(Sent::Whole) if place.state == State::Ready => link.flush(
+                Ok(Sent::Whole) if place.state == State::Ready && !self.settling => link.flush(
                     &mut place.handoff,
                     &place.limits,
                     self.settings.window,

@@ -135,8 +135,40 @@ pub struct Pool {
     pub undelivered: u64,
     /// Times that a worker broke the protocol.
     pub faults: u64,
-    /// Its workers, by slot; retired slots are left out once they are empty.
+    /// How far replacing its workers is; none if nobody is to be replaced.
+    pub roll: Option<Roll>,
+    /// Its number, to find its queue.
+    #[serde(skip)]
+    pub(crate) id: u32,
+    /// Its workers, by name; where one takes over from another of its name both are here, first who
+    /// was there first. Those that nobody wants any more are left out once they are empty.
     pub workers: Vec<Worker>,
+}
+
+/// How far replacing a pool's workers is.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub struct Roll {
+    /// Whether it goes on.
+    pub state: RollState,
+    /// Workers that are still to be replaced.
+    pub left: u32,
+    /// If it stopped: whose successor did not become ready.
+    pub worker: Option<String>,
+    /// If it stopped: why.
+    pub reason: Option<String>,
+    /// If it stopped: what that successor wrote last, at most ten lines.
+    pub last_lines: Vec<String>,
+}
+
+/// Whether workers are being replaced.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum RollState {
+    /// One at a time.
+    Running,
+    /// A successor did not become ready; who is there stays.
+    Stopped,
 }
 
 /// What a worker does.
@@ -237,10 +269,12 @@ impl std::fmt::Display for LastExit {
 impl Status {
     /// Adds what the router says.
     pub(crate) fn add_loads(&mut self, loads: &Loads) {
-        for (pool, queued) in self.pools.iter_mut().zip(&loads.queued) {
-            pool.queued = Some(*queued);
+        let queued: HashMap<_, _> = loads.queued.iter().copied().collect();
+        for pool in &mut self.pools {
+            pool.queued = queued.get(&pool.id).copied();
         }
-        let open: HashMap<_, _> = loads.workers.iter().copied().collect();
+        let open: HashMap<_, _> =
+            loads.workers.iter().map(|load| (load.worker, load.open)).collect();
         for worker in self.pools.iter_mut().flat_map(|pool| &mut pool.workers) {
             worker.connections = worker.id.and_then(|id| open.get(&id).copied());
         }
@@ -267,7 +301,14 @@ impl Status {
             RouterState::None => Some("there is no router".to_owned()),
         };
         self.problems.extend(router);
-        for Pool { name, wanted, ready, .. } in &self.pools {
+        for Pool { name, wanted, ready, roll, .. } in &self.pools {
+            if let Some(Roll { state: RollState::Stopped, worker, reason, .. }) = roll {
+                let worker = worker.as_deref().unwrap_or_default();
+                let reason = reason.as_deref().unwrap_or_default();
+                self.problems.push(format!(
+                    "pool {name}: a new {worker} did not become ready ({reason}); the old workers stay"
+                ));
+            }
             if *ready < *wanted || *ready == 0 {
                 self.problems.push(format!("pool {name}: {ready} of {wanted} workers are ready"));
             }

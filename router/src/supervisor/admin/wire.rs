@@ -36,12 +36,12 @@ pub enum Question {
         /// How many.
         workers: u32,
     },
-    /// Not there yet.
+    /// Every worker of a pool is replaced, one at a time.
     Restart {
         /// The pool's name.
         pool: String,
     },
-    /// Not there yet.
+    /// Read the configuration again, and become it.
     Reload {},
 }
 
@@ -86,8 +86,8 @@ pub enum Refusal {
     State,
     /// The supervisor is stopping.
     Stopping,
-    /// The command is not there yet.
-    NotThereYet,
+    /// The configuration has mistakes: nothing has changed.
+    Configuration,
 }
 
 impl Answer {
@@ -97,11 +97,6 @@ impl Answer {
 
     pub(crate) fn refused(reason: Refusal, text: impl Into<String>) -> Self {
         Self::Refused { reason, text: text.into() }
-    }
-
-    /// The answer to a command that is not built yet.
-    pub fn not_there_yet(command: &str) -> Self {
-        Self::refused(Refusal::NotThereYet, format!("`{command}` is not there yet"))
     }
 }
 

@@ -13,11 +13,10 @@ const TIMINGS: Timings = Timings {
     stop: Duration::from_secs(10),
 };
 
-const EVENTS: [Event; 12] = [
+const EVENTS: [Event; 11] = [
     Event::Ready,
     Event::Draining,
     Event::Finishing,
-    Event::Wanted,
     Event::End,
     Event::Term,
     Event::PortEnded,

@@ -1,0 +1,102 @@
+//! Becoming another configuration, in place: the setup is whole before anything is touched, and
+//! nothing that is on its way is lost by the step.
+
+use std::sync::Arc;
+
+use vestibule_protocol::supervision::{FromRouter, PoolSetup, Setup};
+
+use super::{RoleError, Router};
+use crate::dispatch::{self, Dispatch};
+use crate::pool::Shared;
+
+impl Router {
+    /// Another configuration: pools and table at once, then listeners.
+    pub(super) fn change(&mut self, setup: Setup) {
+        let before = self.switch.present();
+        let mut again = setup.clone();
+        if let Err(error) = self.become_as(setup) {
+            // The supervisor has compiled the same rules, but never runs a script: the one before it
+            // goes on.
+            self.tell(FromRouter::Unusable { reason: error.to_string() });
+            again.script.clone_from(&self.setup.script);
+            if let Err(error) = self.become_as(again) {
+                tracing::error!(%error, "another configuration cannot be used");
+                return;
+            }
+        }
+        let setup = &self.setup;
+        self.listeners
+            .dry_others(|id| setup.listeners.iter().any(|listener| listener.id == id), &before);
+        self.listen();
+        if !self.listeners.are_drying() {
+            self.finish_removed();
+        }
+        self.tell(FromRouter::Changed);
+    }
+
+    /// Has the pools and the table of a setup.
+    ///
+    /// # Errors
+    /// The table cannot be used; nothing has changed then.
+    pub(super) fn become_as(&mut self, setup: Setup) -> Result<(), RoleError> {
+        let pools = setup.pools.iter().map(|pool| match self.ports.pools().get(&pool.id) {
+            Some(shared) => Arc::clone(shared),
+            None => self.pool(pool),
+        });
+        let pools: Vec<_> = pools.collect();
+        let dispatch = Dispatch::new(&setup, pools.clone(), Arc::clone(&self.metrics))?;
+        let dispatch = super::with_script(dispatch, &setup, &pools)?;
+        for (setup, pool) in setup.pools.iter().zip(pools) {
+            if self.ports.pools().contains_key(&setup.id) {
+                pool.step(|core| {
+                    core.configure(setup.settings.clone());
+                    core.flush();
+                });
+            } else {
+                self.ports.add(setup.id, Arc::clone(&pool));
+                let metrics = Arc::clone(&self.metrics);
+                self.watching.spawn(dispatch::watch(setup.id, pool, metrics));
+            }
+        }
+        let gone = self.ports.pools().keys().filter(|id| {
+            setup.pools.iter().all(|pool| pool.id != **id) && !self.removed.contains(*id)
+        });
+        let gone: Vec<_> = gone.copied().collect();
+        self.removed.extend(gone);
+        self.switch.turn(dispatch);
+        self.setup = setup;
+        Ok(())
+    }
+
+    fn pool(&self, setup: &PoolSetup) -> Arc<Shared> {
+        let names = setup.slots.iter().map(|slot| slot.name.as_str().into()).collect();
+        let settings = setup.settings.clone();
+        let shared = Shared::new(setup.id, settings, names, self.tell_pools.clone());
+        shared.step(|core| {
+            for (slot, setup) in (0u32..).zip(&setup.slots) {
+                core.begin_as(slot, setup.mode);
+            }
+        });
+        Arc::new(shared.counting_in(Arc::clone(&self.metrics), setup.counters))
+    }
+
+    /// Begins to accept on every listener of the setup whose socket is there.
+    pub(super) fn listen(&mut self) {
+        for listener in &self.setup.listeners {
+            if !self.listeners.has(listener.id)
+                && let Some(socket) = self.sockets.remove(&listener.id)
+            {
+                self.listeners.begin(listener.id, &listener.name, socket, &self.switch);
+            }
+        }
+    }
+
+    /// Nothing comes for removed pools any more: once nobody waits, their workers finish.
+    pub(super) fn finish_removed(&mut self) {
+        for id in self.removed.drain(..) {
+            if let Some(pool) = self.ports.pools().get(&id) {
+                pool.step(|core| core.finish_when_idle());
+            }
+        }
+    }
+}

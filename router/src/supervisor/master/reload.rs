@@ -1,0 +1,278 @@
+//! Reading the configuration again: whole and valid, or nothing changes.
+
+use std::sync::Arc;
+
+use vestibule_protocol::supervision::ToRouter;
+
+use super::plan::{Layout, Present};
+use super::pools::{Listening, Pool};
+use super::{Master, PoolPlan};
+use crate::listener::local_address;
+use crate::supervisor::process_table::Phase;
+use crate::supervisor::router_user;
+
+/// Why nothing has changed.
+pub(super) enum NotReloaded {
+    /// There is nothing to read.
+    NoFile,
+    /// A router takes over from another right now.
+    Busy,
+    /// What was read cannot be used; every mistake.
+    Mistakes(String),
+}
+
+impl Master {
+    /// For whom nobody waits: what comes of it is in the log.
+    pub(super) fn reload_on_signal(&mut self) {
+        if self.stopping {
+            return;
+        }
+        if self.succession.is_some() {
+            self.reload_wanted = true;
+            return;
+        }
+        let _ = self.reload();
+    }
+
+    /// Reads everything again and becomes it. Returns what is different, a line each.
+    pub(super) fn reload(&mut self) -> Result<String, NotReloaded> {
+        if self.succession.is_some() {
+            return Err(NotReloaded::Busy);
+        }
+        let mut present = Present { router_identity: Some(self.identity), ..Present::default() };
+        for Listening { setup, address, socket, .. } in &self.listeners {
+            let place = local_address(socket.socket());
+            present.listeners.push((setup.name.clone(), address.clone(), place));
+        }
+        let Some(source) = &mut self.source else { return Err(NotReloaded::NoFile) };
+        self.notifier.reloading();
+        let read = source.read(present).and_then(|layout| {
+            let checked = router_user::check(layout.router_identity, &layout.pools);
+            checked.map(|()| layout).map_err(|error| error.to_string())
+        });
+        match read {
+            Ok(layout) => {
+                self.reloading = true;
+                let differences = self.become_as(layout);
+                let text = match differences.is_empty() {
+                    true => "reloaded: nothing is different".to_owned(),
+                    false => format!("reloaded:\n{}", differences.join("\n")),
+                };
+                tracing::info!(?differences, "the configuration is reloaded");
+                if self.router.is_none() {
+                    // The next one will be told.
+                    self.reloaded();
+                }
+                Ok(text)
+            }
+            Err(mistakes) => {
+                tracing::error!(mistakes, "the configuration is not reloaded: nothing has changed");
+                self.notifier.ready();
+                Err(NotReloaded::Mistakes(mistakes))
+            }
+        }
+    }
+
+    /// Whatever was to follow a reload has: the manager is told, and who asked meanwhile has its turn.
+    pub(super) fn reloaded(&mut self) {
+        if self.succession.is_some() {
+            return;
+        }
+        if std::mem::take(&mut self.reloading) {
+            self.notifier.ready();
+        }
+        if std::mem::take(&mut self.reload_wanted) {
+            self.reload_on_signal();
+        }
+    }
+
+    fn become_as(&mut self, layout: Layout) -> Vec<String> {
+        let Layout { listeners, pools, rules, routes, script, router_identity, admin } = layout;
+        let mut differences = Vec::new();
+        // Sockets of listeners that go are closed here with `old`, before the router accepts them
+        // dry: then its own are the last.
+        let old = std::mem::take(&mut self.listeners);
+        self.listeners = self.listen_on(old, listeners, &mut differences);
+        let steps = self.adopt(pools, &mut differences);
+        tell_routes(&self.routes, &routes, &mut differences);
+        self.rules = rules;
+        if script != self.script {
+            differences.push("script: changed".to_owned());
+            self.script_before = Some(std::mem::replace(&mut self.script, script));
+        }
+        self.routes = routes;
+        if admin != self.admin_path {
+            differences.push("admin socket: another path, from the next start on".to_owned());
+            self.admin_path = admin;
+        }
+        self.tell_router(ToRouter::Change(self.setup()));
+        for step in steps {
+            match step {
+                Step::Resize(pool, workers) => self.resize(pool, workers),
+                Step::Roll(pool) => {
+                    self.roll(pool);
+                }
+            }
+        }
+        self.forget_left();
+        if router_identity != self.identity {
+            differences.push("router: another user; the next router takes over".to_owned());
+            self.begin_succession(router_identity);
+        }
+        differences
+    }
+
+    /// The new listeners, with the numbers of those that are the same.
+    fn listen_on(
+        &mut self,
+        mut old: Vec<Listening>,
+        plans: Vec<super::ListenerPlan>,
+        differences: &mut Vec<String>,
+    ) -> Vec<Listening> {
+        let mut new = Vec::with_capacity(plans.len());
+        let first = self.numbers.next_listener();
+        for plan in plans {
+            let same = |known: &Listening| known.address == plan.address;
+            let at = old
+                .iter()
+                .position(|known| same(known) && known.setup.name == plan.setup.name)
+                .or_else(|| old.iter().position(same));
+            let (before, socket) = match at.map(|at| old.remove(at)) {
+                Some(Listening { setup, backlog, socket, .. }) => {
+                    (Some((setup, backlog)), Some(socket))
+                }
+                None => (None, None),
+            };
+            // Whoever made the plan has seen the same listeners.
+            let Some(mut listening) = Listening::new(&mut self.numbers, plan, socket) else {
+                continue;
+            };
+            let name = listening.setup.name.clone();
+            match before {
+                None => differences.push(format!("listener {name}: added")),
+                Some((setup, before)) => {
+                    if before != listening.backlog
+                        && let Some(backlog) = listening.backlog
+                    {
+                        // Changes the length of the queue of a socket that listens (listen(2)).
+                        let length = i32::try_from(backlog).unwrap_or(i32::MAX);
+                        match rustix::net::listen(listening.socket.socket(), length) {
+                            Ok(()) => differences.push(format!("listener {name}: backlog")),
+                            Err(error) => {
+                                tracing::error!(listener = name, %error, "backlog stays as it is");
+                            }
+                        }
+                    }
+                    // Without another name it is the same; its part of the table changes in place.
+                    if setup.name == name {
+                        listening.setup.id = setup.id;
+                    } else {
+                        differences.push(format!("listener {name}: was {}", setup.name));
+                    }
+                }
+            }
+            new.push(listening);
+        }
+        for gone in &old {
+            differences.push(format!("listener {}: removed", gone.setup.name));
+        }
+        if let Some(router) = &self.router {
+            for listening in new.iter().filter(|listening| listening.setup.id >= first) {
+                if let Ok(socket) = listening.socket.socket().try_clone() {
+                    router.tell(ToRouter::Listener { listener: listening.setup.id }, Some(socket));
+                }
+            }
+        }
+        new
+    }
+
+    /// The new pools, with the numbers of those that are the same. What is to be done once the router
+    /// knows them.
+    fn adopt(&mut self, plans: Vec<PoolPlan>, differences: &mut Vec<String>) -> Vec<Step> {
+        let mut old = std::mem::take(&mut self.pools);
+        let mut steps = Vec::new();
+        for plan in plans {
+            let name = plan.options.pool.clone();
+            let Some(at) = old.iter().position(|pool| pool.name() == name) else {
+                let pool = Pool::new(&mut self.numbers, plan);
+                pool.fill(&mut self.table);
+                differences.push(format!("pool {name}: added"));
+                self.pools.push(pool);
+                continue;
+            };
+            let mut pool = old.remove(at);
+            let mut changes = Vec::new();
+            let options = Arc::new(plan.options);
+            let program = !options.is_same_program(&pool.options);
+            if options.settings() != pool.options.settings()
+                || !options.has_same_times(&pool.options)
+            {
+                changes.push("settings".to_owned());
+            }
+            pool.options = options;
+            if program {
+                changes.push("program, which is rolled".to_owned());
+                steps.push(Step::Roll(pool.id));
+            } else {
+                let slots = self.table.of_pool(pool.id).filter(|r| r.version == pool.version);
+                for worker in slots.map(|record| record.worker).collect::<Vec<_>>() {
+                    self.table.change(worker, &pool.options);
+                }
+            }
+            if plan.workers != pool.workers {
+                pool.workers = plan.workers;
+                changes.push(format!("{} workers", plan.workers));
+                steps.push(Step::Resize(pool.id, plan.workers as u32));
+            }
+            if !changes.is_empty() {
+                differences.push(format!("pool {name}: {}", changes.join(", ")));
+            }
+            self.pools.push(pool);
+        }
+        for gone in old {
+            differences.push(format!("pool {}: removed", gone.name()));
+            self.table.abandon(gone.id);
+            self.leaving.push(gone);
+        }
+        steps
+    }
+
+    /// Forgets removed pools of which nothing is left.
+    pub(super) fn forget_left(&mut self) {
+        let table = &mut self.table;
+        self.leaving.retain(|pool| {
+            let left = table.of_pool(pool.id).any(|record| record.phase != Phase::Ended);
+            if !left {
+                tracing::info!(pool = pool.name(), "nothing of a removed pool is left");
+                table.forget(pool.id);
+            }
+            left
+        });
+    }
+}
+
+/// What is done to a pool once the router knows the new configuration.
+enum Step {
+    Resize(u32, u32),
+    Roll(u32),
+}
+
+fn tell_routes(old: &[(String, String)], new: &[(String, String)], differences: &mut Vec<String>) {
+    let find = |all: &[(String, String)], name: &str| {
+        all.iter().find(|(known, _)| known == name).map(|(_, text)| text.clone())
+    };
+    let before = differences.len();
+    for (name, text) in new {
+        match find(old, name) {
+            None => differences.push(format!("route {name}: added")),
+            Some(known) if known != *text => differences.push(format!("route {name}: changed")),
+            Some(_) => {}
+        }
+    }
+    for (name, _) in old.iter().filter(|(name, _)| find(new, name).is_none()) {
+        differences.push(format!("route {name}: removed"));
+    }
+    if differences.len() == before && old != new {
+        differences.push("routes: another order".to_owned());
+    }
+}
