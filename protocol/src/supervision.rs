@@ -153,6 +153,8 @@ pub struct Setup {
     pub pools: Vec<PoolSetup>,
     /// The listeners; their sockets come one by one.
     pub listeners: Vec<ListenerSetup>,
+    /// How connections are looked at.
+    pub inspect: InspectSetup,
     /// Which connection goes where, first match first.
     pub rules: Vec<RuleSetup>,
     /// What is asked before the rules.
@@ -219,6 +221,59 @@ pub struct ListenerSetup {
     /// The pool for connections of which a rule had to know what was not to be seen; `None`: they
     /// are rejected.
     pub unknown: Option<u32>,
+    /// Networks of senders that must begin with a PROXY header, as text.
+    pub proxies: Vec<String>,
+    /// Whether workers have no keys for encrypted hellos: the outer one is believed then.
+    pub outer_hello: bool,
+    /// How much one peer may have of the router.
+    pub limits: LimitSetup,
+}
+
+/// How much one peer, and all of a listener together, may have of the router.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitSetup {
+    /// Connections of one peer that the router holds at one time.
+    pub per_peer: Option<u32>,
+    /// How many first bits of an IPv4 and of an IPv6 address make a peer.
+    pub prefix: (u8, u8),
+    /// How often one peer may come.
+    pub rate: Option<RateSetup>,
+    /// Connections of all peers that are looked at at one time.
+    pub inspecting: Option<u32>,
+}
+
+impl Default for LimitSetup {
+    /// Nothing is limited; an IPv6 peer has a /64.
+    fn default() -> Self {
+        Self { per_peer: None, prefix: (32, 64), rate: None, inspecting: None }
+    }
+}
+
+/// How often one peer may come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RateSetup {
+    /// So many connections,
+    pub connections: u32,
+    /// in this time.
+    pub per: Duration,
+    /// So many at once, after a pause.
+    pub burst: u32,
+}
+
+/// How connections are looked at whose rules ask for what their client says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InspectSetup {
+    /// How long a client may take to show it.
+    pub timeout: Duration,
+    /// How many bytes are looked at.
+    pub most: usize,
+}
+
+impl Default for InspectSetup {
+    /// What a configuration without these keys says.
+    fn default() -> Self {
+        Self { timeout: Duration::from_secs(3), most: 16 * 1024 }
+    }
 }
 
 /// One rule of the route table. Every condition that is there has to hold, of a list one; the texts

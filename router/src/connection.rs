@@ -21,6 +21,9 @@ pub struct Connection {
     trace: Trace,
     /// What its route says about it beside the pool. Most have nothing: a pointer's room.
     orders: Option<Box<Orders>>,
+    /// Room that it takes of its peer's, where its listener has limits.
+    #[cfg(feature = "cli")]
+    held: Option<Box<crate::limits::Held>>,
 }
 
 /// What a decision says about a connection beside the pool.
@@ -36,7 +39,34 @@ impl Connection {
     /// A connection and its facts.
     pub fn new(paused: PausedConnection, info: ConnectionInfo) -> Self {
         let trace = Trace::accepted(&info);
-        Self { paused, info, trace, orders: None }
+        Self {
+            paused,
+            info,
+            trace,
+            orders: None,
+            #[cfg(feature = "cli")]
+            held: None,
+        }
+    }
+
+    /// It takes room of its peer's, until it is dropped.
+    #[cfg(feature = "cli")]
+    pub(crate) fn hold(&mut self, held: crate::limits::Held) {
+        self.held = Some(Box::new(held));
+    }
+
+    /// Takes the PROXY header off, see [`PausedConnection::consume_header`].
+    #[cfg(feature = "cli")]
+    pub(crate) fn consume_header(&mut self, length: usize, scratch: &mut [u8]) -> bool {
+        self.paused.consume_header(length, scratch)
+    }
+
+    /// A proxy says whose connection it is: that one counts from now on.
+    #[cfg(feature = "cli")]
+    pub(crate) fn proxied(&mut self, source: Option<SocketAddr>, destination: Option<SocketAddr>) {
+        self.info.peer = source;
+        self.info.destination = destination;
+        self.trace.proxied(source);
     }
 
     /// Notes what a decision says about it.
@@ -137,6 +167,13 @@ impl From<Connection> for Transferable {
 impl From<PassedConnection> for Connection {
     fn from(passed: PassedConnection) -> Self {
         let trace = Trace::of_returned(&passed.info);
-        Self { paused: passed.descriptor.into(), info: passed.info, trace, orders: None }
+        Self {
+            paused: passed.descriptor.into(),
+            info: passed.info,
+            trace,
+            orders: None,
+            #[cfg(feature = "cli")]
+            held: None,
+        }
     }
 }

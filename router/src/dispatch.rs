@@ -1,15 +1,27 @@
 //! From a listener's burst to the pools that its connections belong to.
+//!
+//! What can be decided by the address that comes with a connection goes straight on. Anything else
+//! is an [`Inspection`]: looked at once at once, and then, if that was not enough, one that waits.
 
+mod inspecting;
+mod inspection;
 #[cfg(feature = "script")]
 pub(crate) mod script;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
-use vestibule_protocol::supervision::Setup;
+use tokio::sync::Notify;
+use vestibule_protocol::supervision::{InspectSetup, Setup};
+
+use self::inspection::{Gate, Inspection, address};
 
 use crate::accept;
 use crate::connection::{Connection, Orders};
 use crate::event::WorkerEvent;
+use crate::inspect::waiting::Waiting;
+use crate::inspect::watch::{Sign, Watch};
+use crate::inspect::{Depth, proxy_header};
 use crate::metrics::Metrics;
 use crate::pool::Shared;
 use crate::reject::{Reason, Rejection};
@@ -22,17 +34,17 @@ pub(crate) struct Switch {
 
 impl Switch {
     /// One that leads nowhere yet.
-    pub(crate) fn new(metrics: Arc<Metrics>) -> Self {
-        let nowhere = Dispatch {
-            listeners: Vec::new(),
-            pools: Vec::new(),
-            table: Table::only_pool(0),
+    ///
+    /// # Errors
+    /// See [`DispatchError`].
+    pub(crate) fn new(metrics: Arc<Metrics>) -> Result<Self, DispatchError> {
+        let nowhere = Dispatch::with(
+            (Vec::new(), Vec::new(), Vec::new()),
+            Table::only_pool(0),
+            InspectSetup::default(),
             metrics,
-            #[cfg(feature = "script")]
-            script: None,
-            parts: Mutex::default(),
-        };
-        Self { present: Mutex::new(Arc::new(nowhere)) }
+        )?;
+        Ok(Self { present: Mutex::new(Arc::new(nowhere)) })
     }
 
     /// The present table.
@@ -56,32 +68,89 @@ pub(crate) struct Dispatch {
     listeners: Vec<u32>,
     pools: Vec<Arc<Shared>>,
     table: Table,
+    gates: Vec<Gate>,
     metrics: Arc<Metrics>,
     #[cfg(feature = "script")]
     script: Option<script::Script>,
+    state: Mutex<State>,
+    /// Wakes when somebody who is looked at says more.
+    watch: Arc<Watch>,
+    /// Somebody is due before all others.
+    sooner: Notify,
+    /// Nobody is looked at any more.
+    decided: Notify,
+    /// How long a client may take to show what a rule must see.
+    timeout: Duration,
+    /// Inspections at one time.
+    most: usize,
+}
+
+/// What changes with each connection.
+struct State {
     /// What of a burst goes to each pool; kept, so that a burst allocates nothing.
-    parts: Mutex<Vec<Vec<Connection>>>,
+    parts: Vec<Vec<Connection>>,
+    waiting: Waiting<Inspection>,
+    /// Where everything is looked at, one connection after the other.
+    buffer: Box<[u8]>,
+    signs: Vec<Sign>,
+    /// Whether a task follows those who wait.
+    followed: bool,
+}
+
+/// Why a router cannot dispatch.
+#[derive(Debug, thiserror::Error)]
+pub enum DispatchError {
+    /// A text that is no pattern: the supervisor has checked them.
+    #[error(transparent)]
+    Rule(#[from] RuleError),
+    /// Out of descriptors or memory.
+    #[error("clients cannot be watched")]
+    Watch(#[source] std::io::Error),
 }
 
 impl Dispatch {
     /// Compiles the rules.
     ///
     /// # Errors
-    /// A text that is no pattern: the supervisor has checked them.
+    /// See [`DispatchError`].
     pub(crate) fn new(
         setup: &Setup,
         pools: Vec<Arc<Shared>>,
         metrics: Arc<Metrics>,
-    ) -> Result<Self, RuleError> {
+    ) -> Result<Self, DispatchError> {
         let table = Table::of(setup)?;
+        let gates = setup.listeners.iter().map(|listener| Gate::new(listener, setup.inspect));
+        let gates = gates.collect::<Result<_, _>>()?;
         let listeners = setup.listeners.iter().map(|listener| listener.id).collect();
-        let parts = Mutex::new(pools.iter().map(|_| Vec::new()).collect());
+        Self::with((listeners, gates, pools), table, setup.inspect, metrics)
+    }
+
+    fn with(
+        (listeners, gates, pools): (Vec<u32>, Vec<Gate>, Vec<Arc<Shared>>),
+        table: Table,
+        inspect: InspectSetup,
+        metrics: Arc<Metrics>,
+    ) -> Result<Self, DispatchError> {
+        let watch = Arc::new(Watch::new().map_err(DispatchError::Watch)?);
+        let state = State {
+            parts: pools.iter().map(|_| Vec::new()).collect(),
+            waiting: Waiting::new(Arc::clone(&watch)),
+            buffer: vec![0; inspect.most.max(proxy_header::LONGEST)].into_boxed_slice(),
+            signs: Vec::new(),
+            followed: false,
+        };
         Ok(Self {
             listeners,
             pools,
             table,
+            gates,
             metrics,
-            parts,
+            state: Mutex::new(state),
+            watch,
+            sooner: Notify::new(),
+            decided: Notify::new(),
+            timeout: inspect.timeout,
+            most: inspecting::most_inspections(),
             #[cfg(feature = "script")]
             script: None,
         })
@@ -102,46 +171,83 @@ impl Dispatch {
         }
     }
 
-    /// Hands over what one burst of a listener brought; what nobody takes is rejected.
-    pub(crate) fn hand_over(&self, listener: u32, burst: &mut Vec<Connection>) {
+    /// Whether clients of a listener have to be heard before they can be told where to go: then the
+    /// kernel may keep them until they have said something.
+    pub(crate) fn hears(&self, listener: u32) -> bool {
+        let listener = self.place(listener);
+        let gate = self.gates.get(listener as usize);
+        self.table.depth(listener as usize) >= Depth::Bytes
+            || gate.is_some_and(Gate::hears_everybody)
+    }
+
+    /// A listener's place in the table, by its number; one that is in no table if it has none.
+    fn place(&self, listener: u32) -> u32 {
+        let place = self.listeners.iter().position(|id| *id == listener);
+        // There are never as many.
+        place.and_then(|place| u32::try_from(place).ok()).unwrap_or(u32::MAX)
+    }
+
+    /// Hands over what one burst of a listener brought; what nobody takes is rejected, and what cannot
+    /// be decided yet is looked at.
+    pub(crate) fn hand_over(self: &Arc<Self>, listener: u32, burst: &mut Vec<Connection>) {
         self.metrics.accepted(burst.len());
-        let listener = self.listeners.iter().position(|id| *id == listener).unwrap_or(usize::MAX);
-        // Nothing within can leave it half done.
-        let mut parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        let listener = self.place(listener);
+        let open = self.gates.get(listener as usize).is_some_and(Gate::is_open);
+        let mut state = self.state();
         for connection in burst.drain(..) {
-            // What is said where nobody wrote a rule that decides.
-            let (mut connection, unruled) = match self.ask(connection) {
-                Some(asked) => asked,
-                None => continue,
+            let connection = match open {
+                true => {
+                    let facts = Facts::of_address(listener as usize, address(&connection));
+                    self.decide(&mut state.parts, connection, &facts)
+                }
+                false => Some(connection),
             };
-            let peer = connection.peer_addr().map(|peer| peer.ip());
-            let facts = Facts::of_address(listener, peer);
-            let Outcome::Decided(decision) = self.table.decide(&facts) else {
-                self.reject(connection, Rejection::because(Reason::UnknownFact));
-                continue;
-            };
-            if let Some(reason) = unruled
-                && matches!(decision.why, Why::OnlyPool | Why::NoMatch)
-            {
-                self.reject(connection, Rejection::because(reason));
-                continue;
-            }
-            connection.set_route(decision.route);
-            connection.order(Orders {
-                affinity: self.table.affinity(decision.target, &facts),
-                message: decision.message.cloned(),
-            });
-            if let Some(rejection) = decision.rejection() {
-                self.reject(connection, rejection);
-                continue;
-            }
-            if let Target::Pool(pool) = decision.target
-                && let Some(part) = parts.get_mut(pool)
-            {
-                part.push(connection);
+            if let Some(connection) = connection {
+                self.inspect(&mut state, listener, connection);
             }
         }
-        for (pool, part) in self.pools.iter().zip(parts.iter_mut()) {
+        self.flush(&mut state.parts);
+    }
+
+    /// Does what the rules say, or gives the connection back if they have to know more.
+    fn decide(
+        &self,
+        parts: &mut [Vec<Connection>],
+        connection: Connection,
+        facts: &Facts<'_>,
+    ) -> Option<Connection> {
+        let Outcome::Decided(decision) = self.table.decide(facts) else {
+            return Some(connection);
+        };
+        // Its header is off and its limits are kept: the script has the first say, and may leave it
+        // to the rules, with what is said where nobody wrote one that decides.
+        let (mut connection, unruled) = self.ask(connection)?;
+        if let Some(reason) = unruled
+            && matches!(decision.why, Why::OnlyPool | Why::NoMatch)
+        {
+            self.reject(connection, Rejection::because(reason));
+            return None;
+        }
+        connection.set_route(decision.route);
+        connection.order(Orders {
+            affinity: self.table.affinity(decision.target, facts),
+            message: decision.message.cloned(),
+        });
+        if let Some(rejection) = decision.rejection() {
+            self.reject(connection, rejection);
+            return None;
+        }
+        if let Target::Pool(pool) = decision.target
+            && let Some(part) = parts.get_mut(pool)
+        {
+            part.push(connection);
+        }
+        None
+    }
+
+    /// Hands over what was decided.
+    fn flush(&self, parts: &mut [Vec<Connection>]) {
+        for (pool, part) in self.pools.iter().zip(parts) {
             if part.is_empty() {
                 if self.posts_by_script() {
                     pool.flush();
@@ -222,3 +328,6 @@ pub(crate) async fn watch(id: u32, pool: Arc<Shared>, metrics: Arc<Metrics>) -> 
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

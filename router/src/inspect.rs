@@ -16,11 +16,17 @@ pub mod label;
 pub mod normal;
 pub mod parsed;
 pub mod paused;
+#[cfg(feature = "cli")]
+pub(crate) mod peek;
 #[cfg(feature = "peek")]
 pub mod proxy_header;
 pub mod request;
 #[cfg(feature = "peek")]
 pub mod speech;
+#[cfg(feature = "cli")]
+pub(crate) mod waiting;
+#[cfg(feature = "cli")]
+pub(crate) mod watch;
 
 pub use facts::{Cause, ClientHello, Credentials, Depth, Fact, Facts, Speech};
 pub use label::Label;

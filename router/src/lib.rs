@@ -31,6 +31,8 @@ mod dispatch;
 pub mod event;
 mod handoff;
 pub mod inspect;
+#[cfg(feature = "cli")]
+mod limits;
 mod link;
 pub mod listener;
 #[cfg(feature = "cli")]

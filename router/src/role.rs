@@ -48,7 +48,7 @@ pub enum RoleError {
     Privileges(#[from] PrivilegeError),
     /// The route table that the supervisor sent makes no sense.
     #[error("the supervisor sent a route table that cannot be used")]
-    Routes(#[from] crate::route::RuleError),
+    Routes(#[from] crate::dispatch::DispatchError),
     /// The script cannot be used.
     #[error("{0}")]
     Script(String),
@@ -150,7 +150,7 @@ impl Router {
         let (tell_pools, told) = mpsc::unbounded_channel();
         let mut router = Self {
             ports: Ports::new(setup.epoch),
-            switch: Arc::new(Switch::new(Arc::clone(&metrics))),
+            switch: Arc::new(Switch::new(Arc::clone(&metrics))?),
             metrics,
             sockets: BTreeMap::new(),
             listeners: Listeners::default(),
@@ -264,6 +264,7 @@ impl Router {
 
     /// Nothing is accepted any more: what workers have is all there is.
     fn finish(&mut self) {
+        self.switch.present().end_inspections();
         for pool in self.ports.pools().values() {
             pool.step(|core| {
                 core.finish_all();

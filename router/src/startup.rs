@@ -6,7 +6,7 @@ mod sockets;
 use std::path::Path;
 
 use rustix::process::{Resource, getrlimit};
-use vestibule_protocol::supervision::ListenerSetup;
+use vestibule_protocol::supervision::{InspectSetup, ListenerSetup};
 use vestibule_router::config::{self, Config, Overrides};
 use vestibule_router::listener::{Bound, bind, local_address};
 use vestibule_router::options::Output;
@@ -77,7 +77,7 @@ pub(crate) fn run(options: &Run, log: &str) -> Result<(), StartupError> {
     let announcement = announcement(&options.listen, &socket, count);
     let pools = vec![PoolPlan { workers: count, options: worker_options(options, port) }];
     let listener = ListenerPlan {
-        setup: ListenerSetup { id: 0, name: "web".to_owned(), unknown: None },
+        setup: ListenerSetup { name: "web".to_owned(), ..ListenerSetup::default() },
         address: options.listen.clone(),
         backlog: None,
         socket: Some(socket),
@@ -85,6 +85,7 @@ pub(crate) fn run(options: &Run, log: &str) -> Result<(), StartupError> {
     let plan = Plan {
         layout: Layout {
             listeners: vec![listener],
+            inspect: InspectSetup::default(),
             rules: Vec::new(),
             routes: Vec::new(),
             script: None,

@@ -49,6 +49,25 @@ impl Trace {
         !self.0.is_disabled()
     }
 
+    /// A proxy said whose connection it is.
+    #[cfg(feature = "cli")]
+    pub(crate) fn proxied(&self, peer: Option<std::net::SocketAddr>) {
+        if self.is_wanted() {
+            match peer {
+                Some(peer) => debug!(parent: &self.0, client = %peer, "a proxy's client"),
+                None => debug!(parent: &self.0, "a proxy's client without an Internet address"),
+            }
+        }
+    }
+
+    /// More of what its client says has to be seen.
+    #[cfg(feature = "cli")]
+    pub(crate) fn inspected(&self) {
+        if self.is_wanted() {
+            debug!(parent: &self.0, "waits for what its client says");
+        }
+    }
+
     /// A rule decided.
     pub(crate) fn routed(&self, route: &str) {
         if self.is_wanted() {

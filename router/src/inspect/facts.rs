@@ -160,6 +160,9 @@ pub struct Facts<'a> {
     pub context: Fact<&'a Label>,
     /// What its client says.
     pub speech: &'a Speech,
+    /// The TLS that a proxy in front has ended, as that one tells it: who speaks to it is not the
+    /// client.
+    pub announced: Option<&'a ClientHello>,
 }
 
 impl<'a> Facts<'a> {
@@ -171,6 +174,7 @@ impl<'a> Facts<'a> {
             credentials: Fact::Unasked,
             context: Fact::Unasked,
             speech: &Speech::Unasked,
+            announced: None,
         }
     }
 
@@ -186,6 +190,9 @@ impl<'a> Facts<'a> {
 
     /// The hello; a plain client has none.
     pub fn hello(&self) -> Fact<&'a ClientHello> {
+        if let Some(announced) = self.announced {
+            return Fact::Known(announced);
+        }
         match self.speech {
             Speech::Tls(hello) => Fact::Known(hello),
             Speech::Http2 | Speech::Http1Begun | Speech::Http1(_) | Speech::Http1Unread(_) => {
@@ -264,6 +271,16 @@ mod tests {
         ] {
             assert_eq!(facts(&hidden).host(), Fact::Unknown(Cause::Hidden), "{hidden:?}");
             assert_eq!(facts(&hidden).path(), Fact::Unknown(Cause::Hidden), "{hidden:?}");
+        }
+    }
+
+    #[test]
+    fn what_a_proxy_announces_is_the_hello_whatever_it_forwards() {
+        let hello = ClientHello { server_name: Fact::Known("a".into()), alpn: Fact::Absent };
+        for speech in [Speech::Unasked, Speech::Http1Begun, Speech::Unknown(Cause::TimedOut)] {
+            let facts = Facts { announced: Some(&hello), ..facts(&speech) };
+            assert_eq!(facts.server_name(), Fact::Known("a"));
+            assert_eq!(facts.alpn(), Fact::Absent);
         }
     }
 

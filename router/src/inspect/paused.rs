@@ -66,6 +66,21 @@ impl PausedConnection {
         }
     }
 
+    /// Reads a PROXY header of this length, all of which is there: the only bytes that the router ever
+    /// takes. `scratch` is as long at least. False if they were not to be had: nothing can come of the
+    /// connection then.
+    #[cfg(feature = "cli")]
+    pub(crate) fn consume_header(&mut self, length: usize, scratch: &mut [u8]) -> bool {
+        let Some(header) = scratch.get_mut(..length) else { return false };
+        match rustix::net::recv(&self.descriptor, header, rustix::net::RecvFlags::DONTWAIT) {
+            Ok((read, _)) => {
+                self.consumed += read as u64;
+                read == length
+            }
+            Err(_) => false,
+        }
+    }
+
     /// Makes the connection ready to be offered again: a worker may have cleared `O_NONBLOCK`, which
     /// is shared with every copy of the descriptor.
     ///

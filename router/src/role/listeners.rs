@@ -1,7 +1,7 @@
 //! The listeners of a router: one task each, which accepts until it is told what to do instead.
 
 use std::collections::BTreeMap;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 
 use tokio::sync::watch;
@@ -9,6 +9,7 @@ use tokio::task::JoinSet;
 
 use crate::dispatch::{Dispatch, Switch};
 use crate::listener::{BURST, Listener};
+use crate::sys::tcp;
 
 /// Tasks that accept, by the numbers of their listeners.
 #[derive(Default)]
@@ -34,6 +35,8 @@ impl Listeners {
     pub(super) fn begin(&mut self, id: u32, name: &str, socket: OwnedFd, switch: &Arc<Switch>) {
         match Listener::from_socket(socket) {
             Ok(socket) => {
+                // Where it cannot be had, silent clients are looked at a little more often.
+                let _ = tcp::defer_accept(socket.as_fd(), switch.present().hears(id));
                 let (course, told) = watch::channel(Course::On);
                 let switch = Arc::clone(switch);
                 self.tasks.spawn(accept(socket.named(name), id, switch, told));

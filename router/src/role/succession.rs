@@ -69,6 +69,20 @@ impl Router {
         successor: OwnedFd,
         mut control: ControlPort<FromRouter, ToRouter>,
     ) {
+        // Whoever is being looked at is decided about first: each has a deadline.
+        let mut decided = std::pin::pin!(self.switch.present().all_decided());
+        loop {
+            tokio::select! {
+                () = &mut decided => break,
+                message = control.recv() => match message {
+                    Ok(Some((message, descriptor))) => self.take(message, descriptor),
+                    _ => break,
+                },
+                Some(message) = self.told.recv() => {
+                    let _ = self.sender.send((message, None));
+                }
+            }
+        }
         for pool in self.ports.pools().values() {
             pool.step(|core| core.begin_settling());
         }

@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use vestibule_protocol::supervision::{ListenerSetup, RuleSetup, ScriptSetup, TargetSetup};
+use vestibule_protocol::supervision::{
+    InspectSetup, ListenerSetup, RuleSetup, ScriptSetup, TargetSetup,
+};
 use vestibule_router::config::{self, Account, Command, Config, OnError, Overrides, Workers};
 use vestibule_router::listener::{self, Bound, local_address};
 use vestibule_router::options::Output;
@@ -42,7 +44,7 @@ pub(crate) fn layout(
             config::Address::Inherited(_) => None,
             _ => Some(*listener.backlog),
         };
-        let setup = ListenerSetup { id: 0, name, unknown: None };
+        let setup = ListenerSetup { name, ..ListenerSetup::default() };
         listeners.push(ListenerPlan { setup, address, backlog, socket });
     }
     let port = port.map(|address| address.port());
@@ -70,6 +72,7 @@ pub(crate) fn layout(
         admin: config.admin.socket.value.clone(),
         pools,
         listeners,
+        inspect: InspectSetup::default(),
     })
 }
 

@@ -24,7 +24,9 @@ use std::time::Duration;
 use tokio::signal::unix::SignalKind;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
-use vestibule_protocol::supervision::{Exit, FromRouter, RuleSetup, ScriptSetup, ToRouter};
+use vestibule_protocol::supervision::{
+    Exit, FromRouter, InspectSetup, RuleSetup, ScriptSetup, ToRouter,
+};
 
 pub use self::plan::{Layout, ListenerPlan, Plan, PoolPlan, Present, Source};
 use self::pools::{Listening, Numbers, Pool};
@@ -96,6 +98,7 @@ struct Master {
     pools: Vec<Pool>,
     /// Pools that are no more and still finish what they have.
     leaving: Vec<Pool>,
+    inspect: InspectSetup,
     rules: Vec<RuleSetup>,
     routes: Vec<(String, String)>,
     /// What is asked before the rules.
@@ -160,8 +163,16 @@ impl Master {
         let (metrics, counters) =
             Metrics::new().map_err(|error| MasterError::Router(error.into()))?;
         let Plan { layout, source, log, admin, announcement } = plan;
-        let Layout { listeners, pools, rules, routes, script, router_identity, admin: admin_path } =
-            layout;
+        let Layout {
+            listeners,
+            pools,
+            inspect,
+            rules,
+            routes,
+            script,
+            router_identity,
+            admin: admin_path,
+        } = layout;
         let mut numbers = Numbers::default();
         let new = |plan| Listening::new(&mut numbers, plan, None);
         let listeners = listeners.into_iter().filter_map(new).collect();
@@ -174,6 +185,7 @@ impl Master {
             listeners,
             pools,
             leaving: Vec::new(),
+            inspect,
             rules,
             routes,
             script,

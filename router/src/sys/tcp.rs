@@ -85,6 +85,65 @@ pub(crate) fn unsent(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     Ok(u64::try_from(bytes).unwrap_or_default())
 }
 
+/// Has a listening socket give out connections only once their client has said something, or, if it says
+/// nothing, after a second or so (`TCP_DEFER_ACCEPT`, tcp(7)); or at once, as before.
+#[cfg(feature = "cli")]
+pub(crate) fn defer_accept(socket: BorrowedFd<'_>, defer: bool) -> Result<(), Errno> {
+    let seconds = libc::c_int::from(defer);
+    // SAFETY: the kernel reads one c_int, which is live, as its length says; the descriptor is
+    // borrowed, so it is open.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_DEFER_ACCEPT,
+            (&raw const seconds).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(last_error()) }
+}
+
+/// How many bytes have to be there before a socket counts as readable (`SO_RCVLOWAT`, socket(7)).
+#[cfg(feature = "cli")]
+pub(crate) fn low_water(socket: BorrowedFd<'_>) -> Result<u32, Errno> {
+    let mut bytes: libc::c_int = 0;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the kernel writes one c_int, which is live, as its length says; the descriptor is
+    // borrowed, so it is open.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw mut bytes).cast(),
+            &raw mut length,
+        )
+    };
+    if result != 0 {
+        return Err(last_error());
+    }
+    Ok(u32::try_from(bytes).unwrap_or(1))
+}
+
+/// Sets what [`low_water`] says. The kernel takes no more than half of what its buffer may hold.
+#[cfg(feature = "cli")]
+pub(crate) fn set_low_water(socket: BorrowedFd<'_>, bytes: u32) -> Result<(), Errno> {
+    let bytes = libc::c_int::try_from(bytes).unwrap_or(libc::c_int::MAX);
+    // SAFETY: the kernel reads one c_int, which is live, as its length says; the descriptor is
+    // borrowed, so it is open.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(last_error()) }
+}
+
 #[cfg(test)]
 /// Whether the client has sent a FIN, or the connection is over.
 pub(crate) fn is_read_closed(socket: BorrowedFd<'_>) -> bool {

@@ -30,6 +30,7 @@ impl Seen {
             credentials: self.credentials.as_ref(),
             context: self.context.as_ref(),
             speech: &self.speech,
+            announced: None,
         }
     }
 

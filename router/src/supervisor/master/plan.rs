@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use vestibule_protocol::supervision::{ListenerSetup, RuleSetup, ScriptSetup};
+use vestibule_protocol::supervision::{InspectSetup, ListenerSetup, RuleSetup, ScriptSetup};
 
 use crate::listener::Bound;
 use crate::options::WorkerOptions;
@@ -33,6 +33,8 @@ pub struct Layout {
     pub listeners: Vec<ListenerPlan>,
     /// Rules name them by their places.
     pub pools: Vec<PoolPlan>,
+    /// How connections are looked at.
+    pub inspect: InspectSetup,
     /// The route table, first match first. Empty, with one pool: everything goes there.
     pub rules: Vec<RuleSetup>,
     /// Name and text of each rule, to see whether it is another one: places of listeners and pools

@@ -87,7 +87,8 @@ impl Master {
     }
 
     fn become_as(&mut self, layout: Layout) -> Vec<String> {
-        let Layout { listeners, pools, rules, routes, script, router_identity, admin } = layout;
+        let Layout { listeners, pools, inspect, rules, routes, script, router_identity, admin } =
+            layout;
         let mut differences = Vec::new();
         // Sockets of listeners that go are closed here with `old`, before the router accepts them
         // dry: then its own are the last.
@@ -95,6 +96,7 @@ impl Master {
         self.listeners = self.listen_on(old, listeners, &mut differences);
         let steps = self.adopt(pools, &mut differences);
         tell_routes(&self.routes, &routes, &mut differences);
+        self.inspect = inspect;
         self.rules = rules;
         if script != self.script {
             differences.push("script: changed".to_owned());

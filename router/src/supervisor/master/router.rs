@@ -144,6 +144,7 @@ impl Master {
             identity: self.identity,
             pools: pools.map(|pool| pool.setup(&self.table)).collect(),
             listeners: self.listeners.iter().map(|listening| listening.setup.clone()).collect(),
+            inspect: self.inspect,
             rules: self.rules.clone(),
             script: self.script.clone(),
         }

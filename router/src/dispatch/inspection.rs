@@ -1,0 +1,320 @@
+//! One connection on its way to a decision: what is known about it, and what to look at next.
+
+use std::net::IpAddr;
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+use std::time::Instant;
+
+use vestibule_protocol::supervision::{InspectSetup, ListenerSetup};
+
+use crate::connection::Connection;
+use crate::inspect::client_hello::Encrypted;
+use crate::inspect::facts::{Cause, Credentials, Fact, Facts, Speech};
+use crate::inspect::parsed::Parsed;
+use crate::inspect::peek::{self, Attention};
+use crate::inspect::proxy_header::{self, Announced, Sender};
+use crate::inspect::speech::{self, Ear};
+use crate::inspect::{Depth, Label};
+use crate::limits::Limits;
+use crate::reject::Reason;
+use crate::route::{Networks, Outcome, RuleError, Table};
+
+/// What stands between a listener and its rules.
+#[derive(Debug)]
+pub(super) struct Gate {
+    /// Senders that must begin with a PROXY header.
+    proxies: Option<Networks>,
+    limits: Option<Arc<Limits>>,
+    /// Connections that may be looked at for longer than a moment.
+    pub(super) inspecting: usize,
+    ear: Ear,
+}
+
+impl Gate {
+    /// # Errors
+    /// A network that is none: the supervisor has checked them.
+    pub(super) fn new(setup: &ListenerSetup, inspect: InspectSetup) -> Result<Self, RuleError> {
+        let networks = setup.proxies.iter().map(|text| crate::route::pattern::network(text));
+        let networks = networks.collect::<Result<Vec<_>, _>>()?;
+        let inspecting = setup.limits.inspecting;
+        let encrypted = if setup.outer_hello { Encrypted::Outer } else { Encrypted::Hidden };
+        Ok(Self {
+            proxies: (!networks.is_empty()).then(|| Networks::new(networks)),
+            limits: Limits::new(&setup.limits),
+            inspecting: inspecting.map_or(usize::MAX, |most| most as usize),
+            ear: Ear { most: inspect.most, encrypted },
+        })
+    }
+
+    /// Whether every connection goes to the rules as it is.
+    pub(super) fn is_open(&self) -> bool {
+        self.proxies.is_none() && self.limits.is_none()
+    }
+
+    /// Whether clients speak first, and have to be heard before anything is decided for any of them.
+    pub(super) fn hears_everybody(&self) -> bool {
+        self.proxies.is_some()
+    }
+
+    fn expects_header(&self, peer: Option<IpAddr>) -> bool {
+        self.proxies.as_ref().zip(peer).is_some_and(|(proxies, peer)| proxies.contains(peer))
+    }
+}
+
+/// A connection, and what was found out about it.
+#[derive(Debug)]
+pub(super) struct Inspection {
+    pub(super) connection: Connection,
+    pub(super) known: Known,
+    pub(super) listener: u32,
+    stage: Stage,
+    attention: Attention,
+    pub(super) deadline: Instant,
+}
+
+/// What comes next.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// The PROXY header.
+    Header,
+    /// The limits of whoever it is from.
+    Limits,
+    /// The rules.
+    Rules,
+}
+
+/// Facts that do not come with a connection.
+#[derive(Debug)]
+pub(super) struct Known {
+    speech: Speech,
+    announced: Option<Box<Announced>>,
+    credentials: Fact<Credentials>,
+    context: Fact<Label>,
+}
+
+impl Known {
+    pub(super) fn facts<'a>(&'a self, listener: u32, connection: &Connection) -> Facts<'a> {
+        Facts {
+            credentials: self.credentials.as_ref(),
+            context: self.context.as_ref(),
+            speech: &self.speech,
+            announced: self.announced.as_ref().and_then(|announced| announced.tls.as_ref()),
+            ..Facts::of_address(listener as usize, address(connection))
+        }
+    }
+}
+
+/// How far an inspection has come.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Progress {
+    /// The rules can decide.
+    Ready,
+    /// It is turned away before they could.
+    Refused(Reason),
+    /// More has to come.
+    Waits,
+}
+
+impl Inspection {
+    pub(super) fn new(
+        connection: Connection,
+        listener: u32,
+        gate: &Gate,
+        deadline: Instant,
+    ) -> Self {
+        let stage = match gate.expects_header(address(&connection)) {
+            true => Stage::Header,
+            false => Stage::Limits,
+        };
+        Self {
+            connection,
+            listener,
+            known: Known {
+                speech: Speech::Unasked,
+                announced: None,
+                credentials: Fact::Unasked,
+                context: Fact::Unasked,
+            },
+            stage,
+            attention: Attention::new(),
+            deadline,
+        }
+    }
+
+    /// Goes as far as what is there allows. `ended`: nothing more will come.
+    pub(super) fn advance(
+        &mut self,
+        gate: &Gate,
+        table: &Table,
+        buffer: &mut [u8],
+        now: Instant,
+        ended: Option<Cause>,
+    ) -> Progress {
+        if self.stage == Stage::Header {
+            match self.header(buffer, ended) {
+                Progress::Ready => {}
+                other => return other,
+            }
+        }
+        if self.stage == Stage::Limits {
+            if let (Some(limits), Some(peer)) = (&gate.limits, address(&self.connection)) {
+                match limits.admit(peer, now) {
+                    Ok(held) => self.connection.hold(held),
+                    Err(reason) => return Progress::Refused(reason),
+                }
+            }
+            self.stage = Stage::Rules;
+        }
+        let mut looked = false;
+        loop {
+            let facts = self.known.facts(self.listener, &self.connection);
+            match table.decide(&facts) {
+                Outcome::Decided(_) => return Progress::Ready,
+                Outcome::Need(Depth::Bytes) if looked => return Progress::Waits,
+                Outcome::Need(Depth::Bytes) => match self.look(gate.ear, buffer, ended) {
+                    Ok(()) => looked = true,
+                    Err(reason) => return Progress::Refused(reason),
+                },
+                Outcome::Need(Depth::Context) => {
+                    self.known.context = match Label::of_peer(&self.connection) {
+                        Ok(label) => label.into(),
+                        Err(_) => Fact::Unknown(Cause::Hidden),
+                    };
+                }
+                Outcome::Need(Depth::Credentials | Depth::Address) => {
+                    self.known.credentials = credentials(self.connection.as_fd());
+                }
+            }
+        }
+    }
+
+    /// No more is waited for; the rules decide by what is known.
+    pub(super) fn give_up(&mut self, table: &Table, cause: Cause) -> Progress {
+        match self.stage {
+            Stage::Header | Stage::Limits => Progress::Refused(Reason::ProxyHeader),
+            Stage::Rules => {
+                let speech = std::mem::replace(&mut self.known.speech, Speech::Unasked);
+                self.known.speech = speech::give_up(speech, cause);
+                let facts = self.known.facts(self.listener, &self.connection);
+                match table.decide(&facts) {
+                    Outcome::Decided(_) => Progress::Ready,
+                    Outcome::Need(_) => Progress::Refused(cause.reason()),
+                }
+            }
+        }
+    }
+
+    /// The PROXY header: taken off, if it is whole.
+    fn header(&mut self, buffer: &mut [u8], ended: Option<Cause>) -> Progress {
+        let Ok(bytes) = peek::look(&self.connection, buffer) else {
+            return Progress::Refused(Reason::ClientGone);
+        };
+        let seen = bytes.len();
+        let header = match proxy_header::parse(bytes) {
+            Parsed::Done(header) => header,
+            // A health check that only connects.
+            Parsed::More(_) if ended.is_some() && seen == 0 => {
+                return Progress::Refused(Reason::ClientGone);
+            }
+            Parsed::More(missing) if ended.is_none() => {
+                self.attention.looked(seen, missing, proxy_header::LONGEST);
+                if self.attention.is_used_up() {
+                    return Progress::Refused(Reason::ProxyHeader);
+                }
+                return Progress::Waits;
+            }
+            Parsed::More(_) | Parsed::Not(_) => return Progress::Refused(Reason::ProxyHeader),
+        };
+        if !self.connection.consume_header(header.length, buffer) {
+            return Progress::Refused(Reason::ProxyHeader);
+        }
+        match header.sender {
+            Sender::Itself => {}
+            Sender::Client { source, destination } => {
+                self.connection.proxied(Some(source), Some(destination));
+            }
+            Sender::Unix => self.connection.proxied(None, None),
+        }
+        if header.announced != Announced::NOTHING {
+            self.known.announced = Some(Box::new(header.announced));
+        }
+        self.attention.begin_anew();
+        self.stage = Stage::Limits;
+        Progress::Ready
+    }
+
+    /// One look at what the client says.
+    fn look(&mut self, ear: Ear, buffer: &mut [u8], ended: Option<Cause>) -> Result<(), Reason> {
+        let room = ear.most.min(buffer.len());
+        let Ok(bytes) = peek::look(&self.connection, buffer.get_mut(..room).unwrap_or_default())
+        else {
+            return Err(Reason::ClientGone);
+        };
+        let (mut speech, missing) = speech::listen(bytes, ear);
+        if missing > 0 {
+            self.attention.looked(bytes.len(), missing, ear.most);
+            match ended {
+                Some(_) if bytes.is_empty() => return Err(Reason::ClientGone),
+                Some(cause) => speech = speech::give_up(speech, cause),
+                None if self.attention.is_used_up() => {
+                    speech = speech::give_up(speech, Cause::TooLarge);
+                }
+                None => {}
+            }
+        }
+        self.known.speech = speech;
+        Ok(())
+    }
+
+    /// Has the kernel wake the router only for what is missing. Returns when to look again, whatever
+    /// the kernel says.
+    pub(super) fn attend(&mut self, now: Instant) -> Instant {
+        /// Where the length of a head was guessed, what is missing may be there without a sign: so
+        /// long it waits for a look at most.
+        const AGAIN: std::time::Duration = std::time::Duration::from_millis(50);
+        if self.attention.has_seen() {
+            self.attention.raise(&self.connection);
+        }
+        match self.attention.is_guessed() {
+            true => now.checked_add(AGAIN).map_or(self.deadline, |again| again.min(self.deadline)),
+            false => self.deadline,
+        }
+    }
+
+    /// Whether a look would find what the last one missed.
+    pub(super) fn is_due(&self) -> bool {
+        self.attention.is_due(&self.connection)
+    }
+
+    /// Whether a look would find anything new.
+    pub(super) fn has_news(&self) -> bool {
+        self.attention.has_news(&self.connection)
+    }
+
+    /// Leaves the socket as it was, for whoever gets it.
+    pub(super) fn restore(&mut self) {
+        self.attention.restore(&self.connection);
+    }
+}
+
+impl AsFd for Inspection {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.connection.as_fd()
+    }
+}
+
+pub(super) fn address(connection: &Connection) -> Option<IpAddr> {
+    connection.peer_addr().map(|peer| peer.ip())
+}
+
+/// Who is at the other end of a Unix-domain socket (`SO_PEERCRED`, unix(7)).
+fn credentials(socket: BorrowedFd<'_>) -> Fact<Credentials> {
+    use rustix::net::{AddressFamily, sockopt};
+    if sockopt::socket_domain(socket) != Ok(AddressFamily::UNIX) {
+        return Fact::Absent;
+    }
+    match sockopt::socket_peercred(socket) {
+        Ok(peer) => Fact::Known(Credentials { uid: peer.uid.as_raw(), user: None }),
+        Err(_) => Fact::Unknown(Cause::Hidden),
+    }
+}
