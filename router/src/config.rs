@@ -32,8 +32,8 @@ use std::path::{Path, PathBuf};
 pub use self::mistake::{Mistake, Warning};
 pub use self::source::{Origin, Place, Source, Sourced};
 pub use self::types::{
-    Account, Address, Admin, Command, Config, Listener, OnError, Pool, Protocol, Queue, Restart,
-    Route, Router, Test, Workers,
+    Account, Address, Admin, Command, Config, Limits, Listener, OnError, Pool, Protocol, Queue,
+    Rate, RateUnit, Restart, Route, Router, Test, Workers,
 };
 
 /// What was said beside the file and goes before it.

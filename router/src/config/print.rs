@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use super::source::Sourced;
 use super::types::{
-    Account, Address, Command, Config, Listener, OnError, Pool, Protocol, Route, Test, Workers,
+    Account, Address, Command, Config, Limits, Listener, OnError, Pool, Protocol, Route, Test,
+    Workers,
 };
 use super::values::{show_duration, show_otherwise, show_signal, show_size};
 use crate::pool::WhenFull;
@@ -104,6 +105,32 @@ impl Page {
         if matches!(listener.address.value, Address::Path(_)) {
             self.value("mode", &listener.mode, |mode| quoted(&format!("{mode:03o}")));
         }
+        let proxies = &listener.proxies;
+        match proxies.is_empty() {
+            true => self.unset("proxy-protocol", proxies, "nobody begins with a PROXY header"),
+            false => self.value("proxy-protocol", proxies, |networks| {
+                let networks: Vec<_> =
+                    networks.iter().map(|network| quoted(&network.to_string())).collect();
+                format!("[{}]", networks.join(", "))
+            }),
+        }
+        self.value("ech", &listener.outer_hello, |outer| {
+            quoted(if *outer { "outer" } else { "hidden" })
+        });
+        let Limits { per_peer, prefix, rate, burst, inspecting } = &listener.limits;
+        let any = "any number";
+        self.optional("limits.per-peer", per_peer, ToString::to_string, any);
+        self.value("limits.prefix", prefix, |(v4, v6)| format!("[{v4}, {v6}]"));
+        self.optional(
+            "limits.rate",
+            rate,
+            |rate| quoted(&rate.to_string()),
+            "as often as it likes",
+        );
+        if rate.is_some() {
+            self.value("limits.burst", burst, ToString::to_string);
+        }
+        self.optional("limits.inspecting", inspecting, ToString::to_string, any);
     }
 
     fn pool(&mut self, pool: &Pool) {

@@ -172,6 +172,9 @@ pub enum Problem {
     /// `max-delay` below `delay`.
     #[error("`max-delay` is shorter than `delay` ({0})")]
     DelayOrder(String),
+    /// `burst` and no `rate`.
+    #[error("`burst` needs a `rate`, such as `\"100/s\"`: how fast is it used up again?")]
+    BurstWithoutRate,
     /// A path that no socket can have.
     #[error("the path of a socket has at most 107 bytes, and this one has {0}")]
     LongSocket(usize),

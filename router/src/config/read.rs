@@ -1,5 +1,6 @@
 //! From the tables of a file to drafts: every value is read, names are not yet looked up.
 
+mod limits;
 mod pool;
 mod route;
 mod script;
@@ -228,7 +229,15 @@ fn listener(item: &Item<'_>, report: &mut Report) -> Option<Listener> {
     // Something stands in for what is wrong: the mistake is noted, and what names it is still found.
     let name = name.unwrap_or_else(|| Sourced::default(String::new()));
     let address = address.unwrap_or_else(|| Sourced::default(Address::Both(0)));
-    Some(Listener { name, address, backlog, mode })
+    Some(Listener {
+        name,
+        address,
+        backlog,
+        mode,
+        proxies: limits::proxies(&table, report),
+        outer_hello: limits::outer_hello(&table, report),
+        limits: limits::limits(&table, report),
+    })
 }
 
 fn mode(item: &Item<'_>, report: &mut Report) -> Option<u32> {

@@ -162,6 +162,7 @@ fn with_line(schema: &Schema, line: &str) -> String {
         "`[admin]`" => format!("{SMALL}[admin]\n{line}\n"),
         "`[[listener]]`" => format!("[[listener]]\n{line}\n"),
         "`[[pool]]`" => format!("[[pool]]\n{line}\n"),
+        "`limits`" => format!("[[listener]]\nlimits = {{ {line} }}\n"),
         "`queue`" => format!("[[pool]]\nqueue = {{ {line} }}\n"),
         "`restart`" => format!("[[pool]]\n[pool.restart]\n{line}\n"),
         "`[[route]]`" => format!("[[route]]\n{line}\n"),
@@ -224,6 +225,8 @@ fn every_key_is_documented() {
             let key = match schema.title {
                 "`queue`" => format!("queue.{key}"),
                 "`restart`" => format!("restart.{key}"),
+                "`limits`" => format!("limits.{key}"),
+                "`[[listener]]`" if *key == "limits" => continue,
                 "the file" if *key != "include" => continue,
                 "`[[pool]]`" if *key == "queue" || *key == "restart" => continue,
                 _ => (*key).to_owned(),

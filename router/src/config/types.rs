@@ -107,6 +107,82 @@ pub struct Listener {
     pub backlog: Sourced<u32>,
     /// Mode of a socket's path: who may connect.
     pub mode: Sourced<u32>,
+    /// Networks of senders that must begin with a PROXY header.
+    pub proxies: Sourced<Vec<ipnet::IpNet>>,
+    /// Whether the name in the outer of two hellos is believed, where workers have no key for the
+    /// inner one.
+    pub outer_hello: Sourced<bool>,
+    /// How much one client may have of the router.
+    pub limits: Limits,
+}
+
+/// `limits`: how much one peer, and all together, may have of the router.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Connections of one peer that the router holds at one time. None: any number.
+    pub per_peer: Sourced<Option<u32>>,
+    /// Lengths of the prefixes, of IPv4 and of IPv6, that make a peer.
+    pub prefix: Sourced<(u8, u8)>,
+    /// How often one peer may come. None: as often as it likes.
+    pub rate: Sourced<Option<Rate>>,
+    /// How many connections of one peer may come at once.
+    pub burst: Sourced<u32>,
+    /// Connections of all peers that are looked at at one time. None: as many as descriptors allow.
+    pub inspecting: Sourced<Option<u32>>,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            per_peer: Sourced::default(None),
+            prefix: Sourced::default((32, 64)),
+            rate: Sourced::default(None),
+            burst: Sourced::default(1),
+            inspecting: Sourced::default(None),
+        }
+    }
+}
+
+/// How often something may happen.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rate {
+    /// So often,
+    pub connections: u32,
+    /// in such a time.
+    pub unit: RateUnit,
+}
+
+/// What a rate counts in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RateUnit {
+    /// `/s`.
+    Second,
+    /// `/m`.
+    Minute,
+    /// `/h`.
+    Hour,
+}
+
+impl RateUnit {
+    /// How long it is.
+    pub const fn duration(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Second => 1,
+            Self::Minute => 60,
+            Self::Hour => 3600,
+        })
+    }
+}
+
+impl fmt::Display for Rate {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let unit = match self.unit {
+            RateUnit::Second => "s",
+            RateUnit::Minute => "m",
+            RateUnit::Hour => "h",
+        };
+        write!(out, "{}/{unit}", self.connections)
+    }
 }
 
 /// An address to listen on.

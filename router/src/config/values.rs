@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use rustix::process::Signal;
 
 use super::problem::Problem;
-use super::types::{Account, Address};
+use super::types::{Account, Address, Rate, RateUnit};
 use super::words::{near, plain};
 use crate::listener::path::LONGEST;
 use crate::pool::{Balance, Otherwise};
@@ -205,6 +205,29 @@ pub(super) fn network(text: &str) -> Result<IpNet, Problem> {
                     `fd00::/8`"
                 .to_owned(),
         }),
+    }
+}
+
+/// `100/s`, `10/m`, `5/h`.
+pub(super) fn rate(text: &str) -> Result<Rate, Problem> {
+    let wrong = || Problem::Word {
+        found: text.to_owned(),
+        what: "rate",
+        write: "a whole number from 1 to 1000000 and `/s`, `/m` or `/h`, such as `100/s`"
+            .to_owned(),
+    };
+    let (number, unit) = text.split_once('/').ok_or_else(wrong)?;
+    let unit = match unit {
+        "s" => RateUnit::Second,
+        "m" => RateUnit::Minute,
+        "h" => RateUnit::Hour,
+        _ => return Err(wrong()),
+    };
+    match number.parse::<u32>() {
+        Ok(connections) if (1..=1_000_000).contains(&connections) && !number.starts_with('+') => {
+            Ok(Rate { connections, unit })
+        }
+        _ => Err(wrong()),
     }
 }
 

@@ -29,8 +29,14 @@ pub(super) const ADMIN: Schema = Schema { title: "`[admin]`", keys: &["socket"],
 
 pub(super) const LISTENER: Schema = Schema {
     title: "`[[listener]]`",
-    keys: &["name", "address", "backlog", "mode"],
-    later: &["proxy-protocol", "limits", "reuse", "unknown"],
+    keys: &["name", "address", "backlog", "mode", "proxy-protocol", "ech", "limits"],
+    later: &["reuse", "unknown"],
+};
+
+pub(super) const LIMITS: Schema = Schema {
+    title: "`limits`",
+    keys: &["per-peer", "prefix", "rate", "burst", "inspecting"],
+    later: &[],
 };
 
 pub(super) const POOL: Schema = Schema {
@@ -109,8 +115,8 @@ pub(super) const TEST: Schema = Schema {
 };
 
 /// All tables, in the order of the documentation.
-pub(super) const ALL: [&Schema; 9] =
-    [&FILE, &ROUTER, &ADMIN, &LISTENER, &POOL, &QUEUE, &RESTART, &ROUTE, &TEST];
+pub(super) const ALL: [&Schema; 10] =
+    [&FILE, &ROUTER, &ADMIN, &LISTENER, &LIMITS, &POOL, &QUEUE, &RESTART, &ROUTE, &TEST];
 
 /// Words of nginx, HAProxy, systemd, PM2, supervisord, gunicorn and Docker for what a key of ours
 /// means: in lower case, with `-` for `_`, and the table that has the key.
@@ -139,6 +145,14 @@ const FOREIGN: &[(&str, &str, &Schema)] = &[
     ("tcp-backlog", "backlog", &LISTENER),
     ("somaxconn", "backlog", &LISTENER),
     ("accept-proxy", "proxy-protocol", &LISTENER),
+    ("send-proxy", "proxy-protocol", &LISTENER),
+    ("set-real-ip-from", "proxy-protocol", &LISTENER),
+    ("real-ip", "proxy-protocol", &LISTENER),
+    ("trusted-proxies", "proxy-protocol", &LISTENER),
+    ("limit-conn", "per-peer", &LIMITS),
+    ("limit-req", "rate", &LIMITS),
+    ("rate-limit", "rate", &LIMITS),
+    ("max-per-ip", "per-peer", &LIMITS),
     ("instances", "workers", &POOL),
     ("processes", "workers", &POOL),
     ("worker-processes", "workers", &POOL),

@@ -182,7 +182,9 @@ impl Inspection {
                     };
                 }
                 Outcome::Need(Depth::Credentials | Depth::Address) => {
-                    self.known.credentials = credentials(self.connection.as_fd());
+                    let who = self.connection.info().peer_credentials;
+                    self.known.credentials =
+                        who.map(|who| Credentials { uid: who.uid, user: None }).into();
                 }
             }
         }
@@ -305,16 +307,4 @@ impl AsFd for Inspection {
 
 pub(super) fn address(connection: &Connection) -> Option<IpAddr> {
     connection.peer_addr().map(|peer| peer.ip())
-}
-
-/// Who is at the other end of a Unix-domain socket (`SO_PEERCRED`, unix(7)).
-fn credentials(socket: BorrowedFd<'_>) -> Fact<Credentials> {
-    use rustix::net::{AddressFamily, sockopt};
-    if sockopt::socket_domain(socket) != Ok(AddressFamily::UNIX) {
-        return Fact::Absent;
-    }
-    match sockopt::socket_peercred(socket) {
-        Ok(peer) => Fact::Known(Credentials { uid: peer.uid.as_raw(), user: None }),
-        Err(_) => Fact::Unknown(Cause::Hidden),
-    }
 }

@@ -72,6 +72,7 @@ impl Hall {
         let info = ConnectionInfo {
             id: 1,
             peer: Some(peer),
+            peer_credentials: None,
             destination: None,
             listener: "web".into(),
             route: "default".into(),

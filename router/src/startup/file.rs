@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use vestibule_protocol::supervision::{
-    InspectSetup, ListenerSetup, RuleSetup, ScriptSetup, TargetSetup,
+    InspectSetup, LimitSetup, ListenerSetup, RateSetup, RuleSetup, ScriptSetup, TargetSetup,
 };
 use vestibule_router::config::{self, Account, Command, Config, OnError, Overrides, Workers};
 use vestibule_router::listener::{self, Bound, local_address};
@@ -44,7 +44,13 @@ pub(crate) fn layout(
             config::Address::Inherited(_) => None,
             _ => Some(*listener.backlog),
         };
-        let setup = ListenerSetup { name, ..ListenerSetup::default() };
+        let setup = ListenerSetup {
+            name,
+            proxies: listener.proxies.iter().map(ToString::to_string).collect(),
+            outer_hello: *listener.outer_hello,
+            limits: limits(&listener.limits),
+            ..ListenerSetup::default()
+        };
         listeners.push(ListenerPlan { setup, address, backlog, socket });
     }
     let port = port.map(|address| address.port());
@@ -119,6 +125,19 @@ impl Source for File {
 
 fn said(mistakes: &[config::Mistake]) -> String {
     mistakes.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n")
+}
+
+fn limits(limits: &config::Limits) -> LimitSetup {
+    LimitSetup {
+        per_peer: *limits.per_peer,
+        prefix: *limits.prefix,
+        rate: limits.rate.map(|rate| RateSetup {
+            connections: rate.connections,
+            per: rate.unit.duration(),
+            burst: *limits.burst,
+        }),
+        inspecting: *limits.inspecting,
+    }
 }
 
 fn socket(listener: &config::Listener, inherited: &mut Inherited) -> Result<Bound, StartupError> {
