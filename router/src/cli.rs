@@ -18,6 +18,7 @@ use vestibule_router::supervisor::master::MasterError;
 
 use crate::ask::{AskError, Socket};
 use crate::check::Check;
+use crate::explain::{Explain, NotExplained};
 use crate::startup::StartupError;
 
 /// The command was not used as it can be (`sysexits.h`: EX_USAGE).
@@ -50,6 +51,8 @@ enum Command {
     Run(Run),
     /// Read a configuration and all that it names, run its tests, and say what is wrong.
     Check(Check),
+    /// Say what becomes of a client: every route in order, why it matches or not, and the result.
+    Explain(Explain),
     /// Show how a running vestibule does: exit code 0 if it is healthy, 1 if not, 69 if there is none.
     Status {
         #[command(flatten)]
@@ -230,6 +233,20 @@ pub(crate) fn main() -> ExitCode {
             return match crate::check::run(&check, &overrides) {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::from(CONFIGURATION),
+            };
+        }
+        Command::Explain(explain) => {
+            if let Some(instead) = no_configuration(&explain.config) {
+                eprintln!("vestibule: {instead}");
+                return ExitCode::from(USAGE);
+            }
+            return match crate::explain::run(&explain, &overrides(&matches, None, false)) {
+                Ok(()) => ExitCode::SUCCESS,
+                Err(NotExplained::Configuration) => ExitCode::from(CONFIGURATION),
+                Err(NotExplained::Usage(text)) => {
+                    eprintln!("vestibule: {text}");
+                    ExitCode::from(USAGE)
+                }
             };
         }
         Command::Router => crate::startup::router(),

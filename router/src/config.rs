@@ -10,6 +10,7 @@
 //! are those of `words`; `values` makes values of texts; `print` and `trial` are for `check`.
 
 mod cross;
+mod explain;
 mod load;
 pub mod mistake;
 mod print;
@@ -32,8 +33,8 @@ use std::path::{Path, PathBuf};
 pub use self::mistake::{Mistake, Warning};
 pub use self::source::{Origin, Place, Source, Sourced};
 pub use self::types::{
-    Account, Address, Admin, Command, Config, Limits, Listener, OnError, Pool, Protocol, Queue,
-    Rate, RateUnit, Restart, Route, Router, Test, Workers,
+    Account, Address, Admin, Command, Conditions, Config, Limits, Listener, OnError, Pool,
+    Protocol, Queue, Rate, RateUnit, Restart, Reuse, Route, Router, Test, Workers,
 };
 
 /// What was said beside the file and goes before it.

@@ -136,6 +136,13 @@ impl Connection {
         reject::start(self.paused, rejection, self.info.peer.is_some());
     }
 
+    /// Tells an HTTP/1 client to come again there, and closes; as [`reject`](Self::reject).
+    #[cfg(feature = "cli")]
+    pub(crate) fn redirect(self, location: String) {
+        self.trace.rejected(Reason::Rejected);
+        reject::redirect(self.paused, location);
+    }
+
     pub(crate) fn restore(&self) -> Result<(), rustix::io::Errno> {
         self.paused.restore()
     }

@@ -233,6 +233,19 @@ impl Dispatch {
             affinity: self.table.affinity(decision.target, facts),
             message: decision.message.cloned(),
         });
+        match decision.redirection(facts) {
+            Some(Some(location)) => {
+                self.metrics.rejected(Reason::Rejected);
+                connection.redirect(location);
+                return None;
+            }
+            // There is nowhere to send it: the request names no host (RFC 9112 3.2).
+            Some(None) => {
+                self.reject(connection, Rejection::status(400, Reason::Rejected));
+                return None;
+            }
+            None => {}
+        }
         if let Some(rejection) = decision.rejection() {
             self.reject(connection, rejection);
             return None;

@@ -4,6 +4,7 @@ mod ask;
 mod check;
 mod cli;
 mod demo;
+mod explain;
 mod report;
 mod startup;
 

@@ -200,11 +200,34 @@ pub(crate) fn start(connection: PausedConnection, rejection: Rejection, inet: bo
     if connection.touched() == Touched::Yes {
         return connection.release();
     }
-    let status = match rejection.answer {
-        Answer::Status(status) if inet => status,
-        Answer::Reset => return reset(connection),
-        Answer::Close | Answer::Status(_) => return connection.release(),
-    };
+    match rejection.answer {
+        Answer::Status(status) if inet => {
+            speak(connection, Said { status, reason: rejection.reason.as_str(), location: None });
+        }
+        Answer::Reset => reset(connection),
+        Answer::Close | Answer::Status(_) => connection.release(),
+    }
+}
+
+/// Tells an HTTP/1 client in a task of its own to come again with TLS (308, RFC 9110 15.4.9), for as
+/// long as a rejection may take.
+#[cfg(feature = "cli")]
+pub(crate) fn redirect(connection: PausedConnection, location: String) {
+    if connection.touched() == Touched::Yes {
+        return connection.release();
+    }
+    let reason = Reason::Rejected.as_str();
+    speak(connection, Said { status: 308, reason, location: Some(location) });
+}
+
+/// What a client is told.
+struct Said {
+    status: u16,
+    reason: &'static str,
+    location: Option<String>,
+}
+
+fn speak(connection: PausedConnection, said: Said) {
     let (Ok(permit), Ok(runtime)) = (ROOM.try_acquire(), tokio::runtime::Handle::try_current())
     else {
         return reset(connection);
@@ -215,8 +238,7 @@ pub(crate) fn start(connection: PausedConnection, rejection: Rejection, inet: bo
     runtime.spawn(async move {
         let _permit = permit;
         // Whatever fails here, the client is gone or has been told.
-        let _ =
-            timeout(LINGER + FIRST_BYTES, tell(&client, status, rejection.reason.as_str())).await;
+        let _ = timeout(LINGER + FIRST_BYTES, tell(&client, &said)).await;
         tcp::clear_linger(client.as_fd());
     });
 }
@@ -227,7 +249,7 @@ fn reset(connection: PausedConnection) {
     let _ = sockopt::set_socket_linger(&connection, Some(Duration::ZERO));
 }
 
-async fn tell(client: &AsyncFd<OwnedFd>, status: u16, reason: &str) -> io::Result<()> {
+async fn tell(client: &AsyncFd<OwnedFd>, said: &Said) -> io::Result<()> {
     let mut first = [0u8; 8];
     let Ok(seen) = timeout(FIRST_BYTES, receive(client, &mut first, RecvFlags::PEEK)).await else {
         return Ok(());
@@ -236,8 +258,8 @@ async fn tell(client: &AsyncFd<OwnedFd>, status: u16, reason: &str) -> io::Resul
         Form::Silent => return Ok(()),
         // A plain close, after what came is read: else it would be a reset.
         Form::Http2 => {}
-        Form::Tls => send(client, &alert(status))?,
-        Form::Http1 => send(client, response(status, reason).as_bytes())?,
+        Form::Tls => send(client, &alert(said.status))?,
+        Form::Http1 => send(client, response(said).as_bytes())?,
     }
     rustix::net::shutdown(client, Shutdown::Write)?;
     let mut discarded = 0;
@@ -301,8 +323,11 @@ fn alert(status: u16) -> [u8; 7] {
     [0x15, 0x03, 0x03, 0x00, 0x02, 0x02, description]
 }
 
-fn response(status: u16, reason: &str) -> String {
+fn response(said: &Said) -> String {
+    let Said { status, reason, location } = said;
+    let status = *status;
     let phrase = match status {
+        308 => "Permanent Redirect",
         400 => "Bad Request",
         403 => "Forbidden",
         404 => "Not Found",
@@ -317,10 +342,12 @@ fn response(status: u16, reason: &str) -> String {
         _ => "",
     };
     let retry = if status == 503 { "retry-after: 1\r\n" } else { "" };
+    // What is in it was read as a host and a target of HTTP: no line ends there.
+    let location = location.as_ref().map(|to| format!("location: {to}\r\n")).unwrap_or_default();
     let body = format!("{status} {phrase}\n");
     format!(
         "HTTP/1.1 {status} {phrase}\r\ncontent-type: text/plain\r\ncontent-length: {}\r\n\
-         connection: close\r\nvestibule-reason: {reason}\r\n{retry}\r\n{body}",
+         connection: close\r\nvestibule-reason: {reason}\r\n{location}{retry}\r\n{body}",
         body.len()
     )
 }
@@ -380,6 +407,21 @@ mod tests {
         assert!(answer.starts_with("HTTP/1.1 503 Service Unavailable\r\n"), "{answer}");
         assert!(answer.contains("\r\nvestibule-reason: no-worker\r\n"), "{answer}");
         assert!(answer.contains("\r\nretry-after: 1\r\n"), "{answer}");
+    }
+
+    #[cfg(feature = "cli")]
+    #[tokio::test]
+    async fn a_redirected_client_reads_where_to_go() {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().unwrap();
+        server.set_nonblocking(true).unwrap();
+        client.write_all(b"GET /a?b HTTP/1.1\r\nhost: a.example\r\n\r\n").await.unwrap();
+        redirect(PausedConnection::new(server.into()), "https://a.example/a?b".to_owned());
+        let mut answer = String::new();
+        client.read_to_string(&mut answer).await.unwrap();
+        assert!(answer.starts_with("HTTP/1.1 308 Permanent Redirect\r\n"), "{answer}");
+        assert!(answer.contains("\r\nlocation: https://a.example/a?b\r\n"), "{answer}");
     }
 
     #[tokio::test]

@@ -7,6 +7,7 @@
 
 pub mod affinity;
 pub mod compile;
+pub mod imagine;
 mod index;
 pub mod networks;
 pub mod pattern;

@@ -207,3 +207,12 @@ fn tests_ask_the_script() {
         ]
     );
 }
+
+#[test]
+fn the_routing_example_passes_its_own_tests() {
+    let example = "examples/routing/vestibule.toml";
+    let output = check(&[example]);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let expected = format!("{example}: ok (2 listeners, 3 pools, 11 routes, 13 tests");
+    assert!(said(&output.stdout).starts_with(&expected), "{output:?}");
+}

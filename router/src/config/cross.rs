@@ -8,14 +8,15 @@ use super::Overrides;
 use super::load::Files;
 use super::mistake::Whereabouts;
 use super::problem::{Advice, Caution, Others, Problem};
-use super::read::{Draft, RouteDraft, TargetDraft, TestDraft};
+use super::read::{Draft, ListenerDraft, RouteDraft, TargetDraft, TestDraft};
 use super::source::{Origin, Place, Sourced};
 use super::tree::Report;
-use super::types::{Address, Config, Listener, Pool, Route, Test};
+use super::types::{Address, Config, Listener, Pool, Reuse, Route, Test};
 use super::words::near;
+use crate::pool::Balance;
 use crate::reject::Reason;
-use crate::route::table::{DEFAULT, NO_ROUTE, SCRIPT};
-use crate::route::{self, KeySource, Table, Target, Unseen};
+use crate::route::table::{DEFAULT, NO_ROUTE, SCRIPT, UNKNOWN};
+use crate::route::{self, KeySource, Rule, Table, Target, Unseen};
 
 /// Names of one kind, and what they stand for.
 struct Names<'a> {
@@ -83,8 +84,11 @@ pub(super) fn resolve(
     let wrong_before = report.mistakes.len();
     whole(path, &draft, report);
     let Draft { router, admin, listeners, pools, routes, tests, .. } = draft;
-    let listener_names = Names::new("listener", named(listeners.iter().map(|l| &l.name)), report);
+    let listener_names =
+        Names::new("listener", named(listeners.iter().map(|l| &l.listener.name)), report);
     let pool_names = Names::new("pool", named(pools.iter().map(|pool| &pool.name)), report);
+    let listeners: Vec<Listener> =
+        listeners.iter().map(|draft| listener(draft, &pool_names, report)).collect();
     addresses(&listeners, report);
     let route_names = route_names(&routes);
     let names = route_names.iter().zip(&routes).map(|(name, route)| {
@@ -106,7 +110,9 @@ pub(super) fn resolve(
             name: route.name.unwrap_or_else(|| Sourced::default(name.clone())),
             listeners: Sourced { value: listeners, origin: route.listeners.origin },
             peers: route.peers,
+            conditions: route.conditions,
             target,
+            message: route.message,
         });
     }
     let scripted = router.as_ref().is_some_and(|(_, router)| router.script.value.is_some());
@@ -117,8 +123,8 @@ pub(super) fn resolve(
     if report.mistakes.len() > wrong_before {
         return None;
     }
-    let table = compile(&resolved, listeners.len(), &pools);
-    doubts(&table, &resolved, &places, &pools, scripted, report);
+    let table = compile(&resolved, &listeners, &pools);
+    doubts(&table, &resolved, &places, &listeners, &pools, scripted, report);
     let mut admin = admin.map(|(_, admin)| admin).unwrap_or_default();
     if let Some(socket) = &overrides.admin {
         admin.socket = Sourced { value: Some(socket.value.clone()), origin: socket.origin.clone() };
@@ -204,11 +210,22 @@ fn target(route: &RouteDraft, pools: &Names<'_>, report: &mut Report) -> Option<
     let target = route.target.as_ref()?;
     let value = match &target.value {
         TargetDraft::Reject(refusal) => Target::Reject(*refusal),
+        TargetDraft::Redirect => Target::Redirect,
         TargetDraft::Pool(name) => {
             Target::Pool(pools.find(name, target.place().unwrap_or(&route.place), report)?)
         }
     };
     Some(Sourced { value, origin: target.origin.clone() })
+}
+
+fn listener(draft: &ListenerDraft, pools: &Names<'_>, report: &mut Report) -> Listener {
+    let ListenerDraft { listener, unknown } = draft;
+    let pool = unknown.value.as_deref().zip(unknown.place());
+    let pool = pool.and_then(|(name, place)| pools.find(name, place, report));
+    Listener {
+        unknown: Sourced { value: pool, origin: unknown.origin.clone() },
+        ..listener.clone()
+    }
 }
 
 fn test(
@@ -234,22 +251,34 @@ fn test(
             || expect.value == Reason::ScriptFailed.as_str()
             || expect.strip_prefix(SCRIPT).is_some_and(|rest| rest.starts_with(':')));
     let implicit = if scripted { SCRIPT } else { implicit };
-    if !script && expect.value != implicit && !routes.contains(&expect.value) {
+    if !script
+        && expect.value != implicit
+        && expect.value != UNKNOWN
+        && !routes.contains(&expect.value)
+    {
         let known: Vec<&str> = routes.iter().map(String::as_str).chain([implicit]).collect();
         let advice = advice(expect, &known);
         let problem = Problem::Nothing { what: "route", name: expect.value.clone(), advice };
         report.wrong(expect.place().unwrap_or(&test.place), problem);
         return None;
     }
-    Some(Test { peer: test.peer, listener: listener?, expect: test.expect, place: test.place })
+    Some(Test {
+        peer: test.peer,
+        client: test.client,
+        listener: listener?,
+        expect: test.expect,
+        place: test.place,
+    })
 }
 
 /// What the router will make of the routes.
-fn compile(routes: &[Route], listeners: usize, pools: &[Pool]) -> Table {
+fn compile(routes: &[Route], listeners: &[Listener], pools: &[Pool]) -> Table {
     // Every text in them was read by the same functions.
     let rules = routes.iter().filter_map(|route| route::compile(&route.setup()).ok()).collect();
     let keys = pools.iter().map(|pool| KeySource::of(&pool.balance)).collect();
-    Table::new(rules, &vec![Unseen::Reject; listeners], keys)
+    let unseen =
+        listeners.iter().map(|listener| listener.unknown.map_or(Unseen::Reject, Unseen::Pool));
+    Table::new(rules, &unseen.collect::<Vec<_>>(), keys)
 }
 
 /// What can be used and was hardly meant.
@@ -257,6 +286,7 @@ fn doubts(
     table: &Table,
     routes: &[Route],
     places: &[Place],
+    listeners: &[Listener],
     pools: &[Pool],
     scripted: bool,
     report: &mut Report,
@@ -270,7 +300,8 @@ fn doubts(
         }
     }
     for (index, pool) in pools.iter().enumerate() {
-        let used = routes.iter().any(|route| route.target.value == Target::Pool(index));
+        let used = routes.iter().any(|route| route.target.value == Target::Pool(index))
+            || listeners.iter().any(|listener| *listener.unknown == Some(index));
         // What a script chooses is its own affair.
         if !used
             && !scripted
@@ -278,6 +309,25 @@ fn doubts(
             && let Origin::File(place) = &pool.name.origin
         {
             report.doubtful(place, Caution::UnusedPool(pool.name.value.clone()));
+        }
+        if matches!(*pool.balance, Balance::LeastConnections | Balance::RoundRobin) {
+            let keys =
+                [("otherwise", pool.otherwise.place()), ("when-full", pool.when_full.place())];
+            for (key, place) in keys {
+                if let Some(place) = place {
+                    let balance = pool.balance.to_string();
+                    report.doubtful(place, Caution::NoKey { key, balance });
+                }
+            }
+        }
+    }
+    for (index, listener) in listeners.iter().enumerate() {
+        let looks = |rule: &Rule| rule.covers(index) && rule.conditions.need_head();
+        if *listener.reuse == Reuse::Connection
+            && table.rules().iter().any(looks)
+            && let Some(place) = listener.reuse.place()
+        {
+            report.doubtful(place, Caution::Unchecked);
         }
     }
 }

@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use super::source::Sourced;
 use super::types::{
-    Account, Address, Command, Config, Limits, Listener, OnError, Pool, Protocol, Route, Test,
-    Workers,
+    Account, Address, Command, Conditions, Config, Limits, Listener, OnError, Pool, Protocol,
+    Reuse, Route, Test, Workers,
 };
 use super::values::{show_duration, show_otherwise, show_signal, show_size};
+use crate::inspect::Label;
 use crate::pool::WhenFull;
+use crate::route::imagine::Imagined;
 use crate::route::{Refusal, Target};
 
 /// Where comments begin, unless the value is longer.
@@ -36,11 +38,13 @@ impl Config {
         page.optional("script", &router.script, |script| path(&script.path), unset);
         page.value("script-timeout", &router.script_timeout, |timeout| duration(*timeout));
         page.value("script-memory", &router.script_memory, |size| quoted(&show_size(*size)));
+        page.value("inspect-timeout", &router.inspect_timeout, |timeout| duration(*timeout));
+        page.value("peek-max", &router.peek_max, |size| quoted(&show_size(*size)));
         page.heading("[admin]");
         let unset =
             "admin.sock in $RUNTIME_DIRECTORY, /run/vestibule or $XDG_RUNTIME_DIR/vestibule";
         page.optional("socket", &self.admin.socket, |socket| path(socket), unset);
-        self.listeners.iter().for_each(|listener| page.listener(listener));
+        self.listeners.iter().for_each(|listener| page.listener(listener, self));
         self.pools.iter().for_each(|pool| page.pool(pool));
         self.routes.iter().for_each(|route| page.route(route, self));
         self.tests.iter().for_each(|test| page.test(test, self));
@@ -97,7 +101,7 @@ impl Page {
         self.line(&format!("# {key}: {meaning}"), value);
     }
 
-    fn listener(&mut self, listener: &Listener) {
+    fn listener(&mut self, listener: &Listener, config: &Config) {
         self.heading("[[listener]]");
         self.value("name", &listener.name, |name| quoted(name));
         self.value("address", &listener.address, |address| quoted(&address.to_string()));
@@ -131,6 +135,15 @@ impl Page {
             self.value("limits.burst", burst, ToString::to_string);
         }
         self.optional("limits.inspecting", inspecting, ToString::to_string, any);
+        self.value("unknown", &listener.unknown, |pool| {
+            pool.map_or_else(|| quoted("reject"), |pool| config.pool_name(pool))
+        });
+        self.value("reuse", &listener.reuse, |reuse| {
+            quoted(match reuse {
+                Reuse::Checked => "checked",
+                Reuse::Connection => "connection",
+            })
+        });
     }
 
     fn pool(&mut self, pool: &Pool) {
@@ -204,9 +217,13 @@ impl Page {
             list(peers.iter().map(|network| quoted(&network.to_string())))
         };
         self.optional("peer", &route.peers, networks, "any");
+        self.conditions(&route.conditions);
         match route.target.value {
             Target::Pool(index) => {
                 self.value("pool", &route.target, |_| config.pool_name(index));
+                if let Some(message) = &route.message.value {
+                    self.value("message", &route.message, |_| value(message));
+                }
             }
             Target::Redirect => self.value("redirect", &route.target, |_| quoted("https")),
             Target::Reject(refusal) => {
@@ -219,11 +236,98 @@ impl Page {
         }
     }
 
+    /// Only those that are written: without one there is no condition.
+    fn conditions(&mut self, conditions: &Conditions) {
+        let texts = [
+            ("peer-user", &conditions.users),
+            ("peer-context", &conditions.contexts),
+            ("peer-level", &conditions.levels),
+            ("sni", &conditions.server_names),
+            ("alpn", &conditions.alpn),
+            ("host", &conditions.hosts),
+            ("path", &conditions.paths),
+        ];
+        for (key, texts) in texts {
+            if let Some(all) = &texts.value {
+                self.value(key, texts, |_| list(all.iter().map(|text| quoted(text))));
+            }
+        }
+        if let Some(http2) = conditions.http2.value {
+            self.value("http2", &conditions.http2, |_| http2.to_string());
+        }
+        let named = [
+            ("query", &conditions.query),
+            ("header", &conditions.headers),
+            ("cookie", &conditions.cookies),
+        ];
+        for (key, named) in named {
+            if !named.is_empty() {
+                self.value(key, named, |all| {
+                    let pair = |(name, values): &(String, Vec<String>)| {
+                        let values = list(values.iter().map(|text| quoted(text)));
+                        format!("{} = {values}", quoted(name))
+                    };
+                    format!("{{ {} }}", all.iter().map(pair).collect::<Vec<_>>().join(", "))
+                });
+            }
+        }
+    }
+
     fn test(&mut self, test: &Test, config: &Config) {
         self.heading("[[test]]");
-        self.value("peer", &test.peer, |peer| quoted(&peer.to_string()));
+        self.optional("peer", &test.peer, |peer| quoted(&peer.to_string()), "no address");
+        self.client(&test.client, &Sourced { value: (), origin: test.expect.origin.clone() });
         self.value("listener", &test.listener, |index| config.listener_name(*index));
         self.value("expect", &test.expect, |route| quoted(route));
+    }
+
+    /// A test's client, besides its address: what is written, where its test is.
+    fn client(&mut self, client: &Imagined, from: &Sourced<()>) {
+        let mut say = |key: &str, text: String| self.value(key, from, |()| text);
+        let texts = [
+            ("peer-user", client.user.as_deref()),
+            ("peer-context", client.context.as_ref().map(Label::as_str)),
+            ("sni", client.server_name.as_deref()),
+            ("host", client.host.as_deref()),
+            ("path", client.path.as_deref()),
+        ];
+        for (key, text) in texts {
+            if let Some(text) = text {
+                say(key, quoted(text));
+            }
+        }
+        if !client.alpn.is_empty() {
+            say("alpn", list(client.alpn.iter().map(|text| quoted(text))));
+        }
+        if client.http2 {
+            say("http2", "true".to_owned());
+        }
+        let named =
+            [("query", &client.query), ("header", &client.headers), ("cookie", &client.cookies)];
+        for (key, pairs) in named {
+            if !pairs.is_empty() {
+                let pair = |(name, value): &(String, String)| {
+                    format!("{} = {}", quoted(name), quoted(value))
+                };
+                let pairs = pairs.iter().map(pair).collect::<Vec<_>>().join(", ");
+                say(key, format!("{{ {pairs} }}"));
+            }
+        }
+    }
+}
+
+/// A value of JSON as one of TOML: there is no null in what is read from TOML.
+fn value(json: &serde_json::Value) -> String {
+    match json {
+        serde_json::Value::String(text) => quoted(text),
+        serde_json::Value::Array(values) => list(values.iter().map(value)),
+        serde_json::Value::Object(pairs) => {
+            let pair = |(name, json): (&String, &serde_json::Value)| {
+                format!("{} = {}", quoted(name), value(json))
+            };
+            format!("{{ {} }}", pairs.iter().map(pair).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
     }
 }
 

@@ -3,7 +3,10 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::route::table::{DEFAULT, NO_ROUTE};
+use crate::inspect::label::{LabelError, LevelError};
+use crate::route::imagine::Impossible;
+use crate::route::pattern::NotAPattern;
+use crate::route::table::{DEFAULT, NO_ROUTE, SCRIPT, UNKNOWN};
 
 /// Why a configuration cannot be used.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -163,9 +166,19 @@ pub enum Problem {
     CommandLine(String),
     /// A name that means something else.
     #[error(
-        "the name `{0}` is taken: `{DEFAULT}` is the implicit route, `{NO_ROUTE}` what no route matches"
+        "the name `{0}` is taken: `{DEFAULT}` is the implicit route, `{NO_ROUTE}` what no route matches, \
+         `{UNKNOWN}` what a route could not see, `{SCRIPT}` what the script decides"
     )]
     TakenName(String),
+    /// A condition that cannot be read.
+    #[error(transparent)]
+    Condition(NotAPattern),
+    /// A level that cannot be read.
+    #[error("`{0}`: {1}")]
+    Level(String, LevelError),
+    /// A context that cannot be read.
+    #[error("`{0}`: {1}")]
+    NoLabel(String, LabelError),
     /// A variable that the program sets itself.
     #[error("`{0}` is set by vestibule itself")]
     OwnVariable(String),
@@ -228,11 +241,25 @@ pub enum Problem {
         advice: Advice,
     },
     /// A route that leads nowhere.
-    #[error("this route leads nowhere: write `pool` or `reject`")]
+    #[error("this route leads nowhere: write `pool`, `reject` or `redirect`")]
     NoTarget,
     /// A route that leads to two places.
-    #[error("this route has a `pool` and a `reject`: one of them can be")]
+    #[error("this route has two of `pool`, `reject` and `redirect`: one of them can be")]
     TwoTargets,
+    /// Conditions that no client meets.
+    #[error("no client matches this: `{one}` and `{other}` are never seen of the same one")]
+    NeverBoth {
+        /// One key.
+        one: &'static str,
+        /// The other.
+        other: &'static str,
+    },
+    /// A message without anybody to read it.
+    #[error("`message` is posted to a worker, and this route has no `pool`")]
+    MessageToNobody,
+    /// A test about a client that there cannot be.
+    #[error(transparent)]
+    Impossible(Impossible),
     /// A router that its workers could harm.
     #[error(
         "the router's user must not be that of a pool, whose workers could then signal it and take \
@@ -254,11 +281,9 @@ pub enum Problem {
 
     // Tests.
     /// A `[[test]]` failed.
-    #[error(
-        "a connection from {peer} on `{listener}` takes the route `{route}`{why}, not `{expected}`"
-    )]
+    #[error("a connection{peer} on `{listener}` takes the route `{route}`{why}, not `{expected}`")]
     Test {
-        /// The client.
+        /// ` from` the client, if it has an address.
         peer: String,
         /// The listener's name.
         listener: String,
@@ -320,6 +345,20 @@ pub enum Caution {
         needed: u64,
         /// How many there may be.
         limit: u64,
+    },
+    /// Connections outside their rule stay where they are.
+    #[error(
+        "with `reuse = \"connection\"` a later request on the same connection is not checked: who \
+         reached a pool by one `host`, `path`, `header` or `cookie` can ask it for any"
+    )]
+    Unchecked,
+    /// A key that nothing looks at.
+    #[error("`{key}` says nothing here: with `balance = \"{balance}\"` there is no key")]
+    NoKey {
+        /// Which.
+        key: &'static str,
+        /// The balance.
+        balance: String,
     },
     /// Something is missing here; where it is run it may be there.
     #[error("{0}")]

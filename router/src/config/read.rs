@@ -4,17 +4,19 @@ mod limits;
 mod pool;
 mod route;
 mod script;
+mod test;
 
 use std::path::PathBuf;
 
 use super::problem::Problem;
 use super::source::{Place, Sourced};
 use super::tree::{Item, Report, Section};
-use super::types::{Account, Address, Admin, Listener, Pool, Router};
+use super::types::{Account, Address, Admin, Conditions, Listener, Pool, Reuse, Router};
 use super::values;
 use super::words::{ADMIN, LISTENER, ROUTER, Schema};
 use crate::listener::path::{LONGEST, MODE};
 use crate::route::Refusal;
+use crate::route::imagine::Imagined;
 
 /// A duration's unit in a message.
 pub(super) const DURATION: &str = "a duration, such as `\"5s\"`";
@@ -26,12 +28,19 @@ const NUMBER: &str = "a number";
 pub(super) struct Draft {
     pub(super) router: Option<(Place, Router)>,
     pub(super) admin: Option<(Place, Admin)>,
-    pub(super) listeners: Vec<Listener>,
+    pub(super) listeners: Vec<ListenerDraft>,
     pub(super) pools: Vec<Pool>,
     pub(super) routes: Vec<RouteDraft>,
     pub(super) tests: Vec<TestDraft>,
     /// Tables that are there in a form that could not be read: they are not missing.
     pub(super) unread: Vec<&'static str>,
+}
+
+/// A listener whose `unknown` is a pool's name; `None`: they are rejected.
+#[derive(Debug)]
+pub(super) struct ListenerDraft {
+    pub(super) listener: Listener,
+    pub(super) unknown: Sourced<Option<String>>,
 }
 
 /// A route whose listeners and pool are names.
@@ -41,20 +50,24 @@ pub(super) struct RouteDraft {
     pub(super) name: Option<Sourced<String>>,
     pub(super) listeners: Sourced<Option<Vec<(String, Place)>>>,
     pub(super) peers: Sourced<Option<Vec<ipnet::IpNet>>>,
+    pub(super) conditions: Conditions,
     pub(super) target: Option<Sourced<TargetDraft>>,
+    pub(super) message: Sourced<Option<serde_json::Value>>,
 }
 
 #[derive(Debug)]
 pub(super) enum TargetDraft {
     Pool(String),
     Reject(Refusal),
+    Redirect,
 }
 
 /// A test whose listener is a name.
 #[derive(Debug)]
 pub(super) struct TestDraft {
     pub(super) place: Place,
-    pub(super) peer: Sourced<std::net::IpAddr>,
+    pub(super) peer: Sourced<Option<std::net::IpAddr>>,
+    pub(super) client: Imagined,
     pub(super) listener: Option<Sourced<String>>,
     pub(super) expect: Sourced<String>,
 }
@@ -82,7 +95,7 @@ impl Draft {
             self.routes.extend(route::read(&item, report));
         }
         for item in self.several(file, "test", report) {
-            self.tests.extend(route::read_test(&item, report));
+            self.tests.extend(test::read(&item, report));
         }
     }
 
@@ -146,6 +159,21 @@ fn router(item: &Item<'_>, report: &mut Report) -> Option<Router> {
     let table = open(item, report, &ROUTER)?;
     let default = Router::default();
     Some(Router {
+        inspect_timeout: table.or(
+            report,
+            "inspect-timeout",
+            default.inspect_timeout.value,
+            |item, report| {
+                let (least, most) =
+                    (std::time::Duration::from_millis(10), std::time::Duration::from_secs(60));
+                item.duration(report, DURATION, &(least..=most))
+            },
+        ),
+        peek_max: table.or(report, "peek-max", default.peek_max.value, |item, report| {
+            let takes = "a size, such as `\"16KiB\"`";
+            let text = item.text(report, takes)?;
+            report.take(&item.place, values::size(text, &(1024..=64 * 1024)))
+        }),
         user: table.optional(report, "user", account),
         max_attempts: table.or(
             report,
@@ -201,7 +229,7 @@ fn short(path: PathBuf) -> Result<PathBuf, Problem> {
     if length <= LONGEST { Ok(path) } else { Err(Problem::LongSocket(length)) }
 }
 
-fn listener(item: &Item<'_>, report: &mut Report) -> Option<Listener> {
+fn listener(item: &Item<'_>, report: &mut Report) -> Option<ListenerDraft> {
     let table = open(item, report, &LISTENER)?;
     let name = table.need(report, "name", name);
     let address = table.need(report, "address", |item, report| {
@@ -226,10 +254,17 @@ fn listener(item: &Item<'_>, report: &mut Report) -> Option<Listener> {
     {
         report.wrong(place, Problem::ModeOfNoPath);
     }
+    let unknown = table.or(report, "unknown", None, |item, report| {
+        match item.text(report, "`\"reject\"` or the name of a pool")? {
+            "reject" => Some(None),
+            pool => Some(Some(pool.to_owned())),
+        }
+    });
+    let reuse = table.or(report, "reuse", Reuse::Checked, reuse);
     // Something stands in for what is wrong: the mistake is noted, and what names it is still found.
     let name = name.unwrap_or_else(|| Sourced::default(String::new()));
     let address = address.unwrap_or_else(|| Sourced::default(Address::Both(0)));
-    Some(Listener {
+    let listener = Listener {
         name,
         address,
         backlog,
@@ -237,7 +272,24 @@ fn listener(item: &Item<'_>, report: &mut Report) -> Option<Listener> {
         proxies: limits::proxies(&table, report),
         outer_hello: limits::outer_hello(&table, report),
         limits: limits::limits(&table, report),
-    })
+        unknown: Sourced::default(None),
+        reuse,
+    };
+    Some(ListenerDraft { listener, unknown })
+}
+
+fn reuse(item: &Item<'_>, report: &mut Report) -> Option<Reuse> {
+    let text = item.text(report, "`\"checked\"` or `\"connection\"`")?;
+    let result = match text {
+        "checked" => Ok(Reuse::Checked),
+        "connection" => Ok(Reuse::Connection),
+        _ => Err(Problem::Word {
+            found: text.to_owned(),
+            what: "way to use a connection again",
+            write: "`checked` or `connection`".to_owned(),
+        }),
+    };
+    report.take(&item.place, result)
 }
 
 fn mode(item: &Item<'_>, report: &mut Report) -> Option<u32> {

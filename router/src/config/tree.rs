@@ -61,6 +61,16 @@ impl<'a> Item<'a> {
         Self { key, value: value.get_ref(), source, place: Place::new(source, value.span()) }
     }
 
+    pub(super) fn value(&self) -> &'a DeValue<'a> {
+        self.value
+    }
+
+    /// `true` or `false`.
+    pub(super) fn flag(&self, report: &mut Report) -> Option<bool> {
+        let flag = self.value.as_bool().ok_or_else(|| self.other_kind("`true` or `false`"));
+        report.take(&self.place, flag)
+    }
+
     pub(super) fn source(&self) -> &'a Arc<Source> {
         self.source
     }

@@ -9,7 +9,7 @@ use super::types::{Config, Test};
 use crate::reject::Reason;
 #[cfg(feature = "script")]
 use crate::route::table::SCRIPT;
-use crate::route::{Facts, Outcome, Why};
+use crate::route::{Outcome, Why};
 
 impl Config {
     /// Asks the route table about every `[[test]]`; what goes elsewhere is a mistake. Where a script
@@ -36,7 +36,9 @@ impl Config {
 
     #[cfg(feature = "script")]
     fn run_script_test(&self, test: &Test, trial: &mut Trial) -> Option<Mistake> {
-        let facts = Facts::of_address(test.listener.value, Some(test.peer.value));
+        let speech = test.client.speech().ok()?;
+        let credentials = test.client.credentials();
+        let facts = test.client.facts(test.listener.value, credentials.as_ref(), &speech);
         let expected = test.expect.value.as_str();
         let (route, why) = match trial.ask(&facts) {
             Tried::Decides { to, .. } => {
@@ -70,7 +72,11 @@ impl Config {
     }
 
     fn run_test(&self, test: &Test) -> Option<Mistake> {
-        let facts = Facts::of_address(test.listener.value, Some(test.peer.value));
+        // A description that no client fits was refused when it was read.
+        let speech = test.client.speech().ok()?;
+        let credentials = test.client.credentials();
+        let facts = test.client.facts(test.listener.value, credentials.as_ref(), &speech);
+        // Everything is known.
         let Outcome::Decided(decision) = self.table.decide(&facts) else { return None };
         if **decision.route == *test.expect.value {
             return None;
@@ -91,7 +97,7 @@ impl Config {
     fn wrong(&self, test: &Test, route: String, why: String) -> Mistake {
         let listener = self.listeners.get(test.listener.value).map(|l| l.name.value.clone());
         let problem = Problem::Test {
-            peer: test.peer.to_string(),
+            peer: test.peer.map(|peer| format!(" from {peer}")).unwrap_or_default(),
             listener: listener.unwrap_or_default(),
             route,
             why: Others(why),

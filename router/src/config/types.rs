@@ -12,6 +12,7 @@ use vestibule_protocol::supervision::{RuleSetup, TargetSetup};
 
 use super::source::{Place, Sourced};
 use crate::pool::{Balance, Otherwise, WhenFull};
+use crate::route::imagine::Imagined;
 use crate::route::{Refusal, Table, Target};
 
 /// A whole and valid configuration.
@@ -53,6 +54,10 @@ pub struct Router {
     pub script_timeout: Sourced<Duration>,
     /// Memory that it may use, in bytes.
     pub script_memory: Sourced<u64>,
+    /// How long a client may take to show what a route must see.
+    pub inspect_timeout: Sourced<Duration>,
+    /// How many of its first bytes are looked at.
+    pub peek_max: Sourced<u64>,
 }
 
 /// A routing script, read and not run.
@@ -79,6 +84,8 @@ impl Default for Router {
             script: Sourced::default(None),
             script_timeout: Sourced::default(Duration::from_millis(5)),
             script_memory: Sourced::default(16 << 20),
+            inspect_timeout: Sourced::default(Duration::from_secs(3)),
+            peek_max: Sourced::default(16 * 1024),
         }
     }
 }
@@ -114,6 +121,19 @@ pub struct Listener {
     pub outer_hello: Sourced<bool>,
     /// How much one client may have of the router.
     pub limits: Limits,
+    /// Index of the pool for connections of which a route had to know what was not to be seen. None:
+    /// they are rejected.
+    pub unknown: Sourced<Option<usize>>,
+    /// What a later request on the same connection may be.
+    pub reuse: Sourced<Reuse>,
+}
+/// What a later request on a connection may be that was routed by its first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reuse {
+    /// One that the same route is for; any other goes back to the router.
+    Checked,
+    /// Any.
+    Connection,
 }
 
 /// `limits`: how much one peer, and all together, may have of the router.
@@ -366,8 +386,42 @@ pub struct Route {
     pub listeners: Sourced<Option<Vec<usize>>>,
     /// Networks of the client. None: any.
     pub peers: Sourced<Option<Vec<ipnet::IpNet>>>,
+    /// What else must hold.
+    pub conditions: Conditions,
     /// Where they go.
     pub target: Sourced<Target>,
+    /// What is posted with them.
+    pub message: Sourced<Option<serde_json::Value>>,
+}
+
+/// Names, and of each the values of which one must be there.
+pub type Named = Vec<(String, Vec<String>)>;
+
+/// Conditions of a route on what has to be looked at, in the texts that are written. None: any.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Conditions {
+    /// Users at the other end of a Unix-domain socket.
+    pub users: Sourced<Option<Vec<String>>>,
+    /// Security contexts.
+    pub contexts: Sourced<Option<Vec<String>>>,
+    /// Ranges of levels.
+    pub levels: Sourced<Option<Vec<String>>>,
+    /// Names that TLS clients ask for.
+    pub server_names: Sourced<Option<Vec<String>>>,
+    /// Protocols that TLS clients offer.
+    pub alpn: Sourced<Option<Vec<String>>>,
+    /// Whether it begins with HTTP/2 in clear.
+    pub http2: Sourced<Option<bool>>,
+    /// Hosts of the first request.
+    pub hosts: Sourced<Option<Vec<String>>>,
+    /// Its paths.
+    pub paths: Sourced<Option<Vec<String>>>,
+    /// Its parameters.
+    pub query: Sourced<Named>,
+    /// Its fields.
+    pub headers: Sourced<Named>,
+    /// Its cookies.
+    pub cookies: Sourced<Named>,
 }
 
 impl Route {
@@ -378,6 +432,18 @@ impl Route {
             // There are at most as many as a file can name.
             listeners: listeners.map(|all| all.iter().map(|at| *at as u32).collect()),
             peers: self.peers.as_ref().map(|all| all.iter().map(ToString::to_string).collect()),
+            users: self.conditions.users.value.clone(),
+            contexts: self.conditions.contexts.value.clone(),
+            levels: self.conditions.levels.value.clone(),
+            server_names: self.conditions.server_names.value.clone(),
+            alpn: self.conditions.alpn.value.clone(),
+            http2: self.conditions.http2.value,
+            hosts: self.conditions.hosts.value.clone(),
+            paths: self.conditions.paths.value.clone(),
+            query: self.conditions.query.value.clone(),
+            headers: self.conditions.headers.value.clone(),
+            cookies: self.conditions.cookies.value.clone(),
+            message: self.message.as_ref().map(ToString::to_string),
             ..RuleSetup::new(
                 self.name.value.clone(),
                 match *self.target {
@@ -395,8 +461,10 @@ impl Route {
 /// `[[test]]`: a connection, and the route that it must take.
 #[derive(Clone, Debug)]
 pub struct Test {
-    /// The client's address.
-    pub peer: Sourced<IpAddr>,
+    /// The client's address; none on a Unix-domain socket.
+    pub peer: Sourced<Option<IpAddr>>,
+    /// The client, its address included.
+    pub client: Imagined,
     /// Index of the listener; the first one unless written.
     pub listener: Sourced<usize>,
     /// Name of a route, `default` or `no-route`.

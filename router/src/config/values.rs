@@ -292,6 +292,34 @@ const BALANCES: [&str; 6] = [
     "hash:host",
 ];
 
+/// A name of a field or a cookie (RFC 9110 5.6.2, RFC 6265 4.1.1).
+pub(super) fn token(text: &str) -> Result<(), Problem> {
+    let good = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+    if !text.is_empty() && text.bytes().all(good) {
+        return Ok(());
+    }
+    let write = "letters, digits, `-` and `_`, such as `x-tenant`".to_owned();
+    Err(Problem::Word { found: text.to_owned(), what: "name of a header or a cookie", write })
+}
+
+/// A protocol that TLS clients offer (RFC 7301 3.1).
+pub(super) fn protocol(text: &str) -> Result<(), Problem> {
+    if (1..=255).contains(&text.len()) {
+        return Ok(());
+    }
+    let write = "its name of 1 to 255 bytes, such as `h2` or `http/1.1`".to_owned();
+    Err(Problem::Word { found: text.to_owned(), what: "protocol", write })
+}
+
+/// Where a route can redirect to.
+pub(super) fn redirect(text: &str) -> Result<(), Problem> {
+    if text == "https" {
+        return Ok(());
+    }
+    let write = "`https`; other answers are the workers'".to_owned();
+    Err(Problem::Word { found: text.to_owned(), what: "redirection", write })
+}
+
 /// What `otherwise` can be: what every connection has a key for.
 pub(super) fn otherwise(text: &str) -> Result<Otherwise, Problem> {
     match balance(text) {

@@ -21,16 +21,35 @@ pub(super) const FILE: Schema = Schema {
 
 pub(super) const ROUTER: Schema = Schema {
     title: "`[router]`",
-    keys: &["user", "max-attempts", "stuck-timeout", "script", "script-timeout", "script-memory"],
-    later: &["inspect-timeout", "peek-max"],
+    keys: &[
+        "user",
+        "max-attempts",
+        "stuck-timeout",
+        "inspect-timeout",
+        "peek-max",
+        "script",
+        "script-timeout",
+        "script-memory",
+    ],
+    later: &[],
 };
 
 pub(super) const ADMIN: Schema = Schema { title: "`[admin]`", keys: &["socket"], later: &[] };
 
 pub(super) const LISTENER: Schema = Schema {
     title: "`[[listener]]`",
-    keys: &["name", "address", "backlog", "mode", "proxy-protocol", "ech", "limits"],
-    later: &["reuse", "unknown"],
+    keys: &[
+        "name",
+        "address",
+        "backlog",
+        "mode",
+        "unknown",
+        "reuse",
+        "proxy-protocol",
+        "ech",
+        "limits",
+    ],
+    later: &[],
 };
 
 pub(super) const LIMITS: Schema = Schema {
@@ -78,11 +97,13 @@ pub(super) const RESTART: Schema =
 
 pub(super) const ROUTE: Schema = Schema {
     title: "`[[route]]`",
-    keys: &["name", "listener", "peer", "pool", "reject"],
-    later: &[
+    keys: &[
+        "name",
+        "listener",
+        "peer",
+        "peer-user",
         "peer-context",
         "peer-level",
-        "peer-user",
         "sni",
         "alpn",
         "http2",
@@ -91,18 +112,20 @@ pub(super) const ROUTE: Schema = Schema {
         "query",
         "header",
         "cookie",
+        "pool",
+        "reject",
         "redirect",
         "message",
     ],
+    later: &[],
 };
 
 pub(super) const TEST: Schema = Schema {
     title: "`[[test]]`",
-    keys: &["peer", "listener", "expect"],
-    later: &[
-        "peer-context",
-        "peer-level",
+    keys: &[
+        "peer",
         "peer-user",
+        "peer-context",
         "sni",
         "alpn",
         "http2",
@@ -111,7 +134,10 @@ pub(super) const TEST: Schema = Schema {
         "query",
         "header",
         "cookie",
+        "listener",
+        "expect",
     ],
+    later: &[],
 };
 
 /// All tables, in the order of the documentation.
@@ -236,6 +262,55 @@ const FOREIGN: &[(&str, &str, &Schema)] = &[
     ("return", "reject", &ROUTE),
     ("deny", "reject", &ROUTE),
     ("status", "reject", &ROUTE),
+    ("http-host", "host", &ROUTE),
+    ("hdr-host", "host", &ROUTE),
+    ("hosts", "host", &ROUTE),
+    ("path-beg", "path", &ROUTE),
+    ("path-prefix", "path", &ROUTE),
+    ("prefix", "path", &ROUTE),
+    ("paths", "path", &ROUTE),
+    ("request-uri", "path", &ROUTE),
+    ("args", "query", &ROUTE),
+    ("arg", "query", &ROUTE),
+    ("url-param", "query", &ROUTE),
+    ("urlp", "query", &ROUTE),
+    ("query-string", "query", &ROUTE),
+    ("params", "query", &ROUTE),
+    ("hdr", "header", &ROUTE),
+    ("headers", "header", &ROUTE),
+    ("req-hdr", "header", &ROUTE),
+    ("cookies", "cookie", &ROUTE),
+    ("cook", "cookie", &ROUTE),
+    ("ssl-fc-sni", "sni", &ROUTE),
+    ("req-ssl-sni", "sni", &ROUTE),
+    ("ssl-preread-server-name", "sni", &ROUTE),
+    ("ssl-server-name", "sni", &ROUTE),
+    ("tls-server-name", "sni", &ROUTE),
+    ("req-ssl-alpn", "alpn", &ROUTE),
+    ("ssl-preread-alpn-protocols", "alpn", &ROUTE),
+    ("h2c", "http2", &ROUTE),
+    ("src-ip", "peer", &ROUTE),
+    ("remote-ip", "peer", &ROUTE),
+    ("client-ip", "peer", &ROUTE),
+    ("uid", "peer-user", &ROUTE),
+    ("user", "peer-user", &ROUTE),
+    ("selinux-context", "peer-context", &ROUTE),
+    ("context", "peer-context", &ROUTE),
+    ("label", "peer-context", &ROUTE),
+    ("level", "peer-level", &ROUTE),
+    ("redirect-scheme", "redirect", &ROUTE),
+    ("rewrite", "redirect", &ROUTE),
+    ("data", "message", &ROUTE),
+    ("inspect-delay", "inspect-timeout", &ROUTER),
+    ("tcp-request-inspect-delay", "inspect-timeout", &ROUTER),
+    ("preread-timeout", "inspect-timeout", &ROUTER),
+    ("client-header-timeout", "inspect-timeout", &ROUTER),
+    ("timeout-http-request", "inspect-timeout", &ROUTER),
+    ("preread-buffer-size", "peek-max", &ROUTER),
+    ("client-header-buffer-size", "peek-max", &ROUTER),
+    ("large-client-header-buffers", "peek-max", &ROUTER),
+    ("fallback", "otherwise", &POOL),
+    ("redispatch", "when-full", &POOL),
     ("stats-socket", "socket", &ADMIN),
 ];
 
@@ -405,7 +480,7 @@ mod tests {
             (
                 &LISTENER,
                 "server_name",
-                "`server_name` is no key of `[[listener]]`: it will be `host` in `[[route]]`, which is not there yet",
+                "`server_name` is no key of `[[listener]]`: write `host` in `[[route]]`",
             ),
             (
                 &LISTENER,
@@ -413,7 +488,7 @@ mod tests {
                 "`workers` is no key of `[[listener]]`: it belongs to `[[pool]]`",
             ),
             (&POOL, "script", "`script` is no key of `[[pool]]`: write `command`"),
-            (&ROUTER, "peek-max", "`peek-max` is not there yet"),
+            (&POOL, "selinux-context", "`selinux-context` is not there yet"),
             (&POOL, "wrokers", "`wrokers` is no key of `[[pool]]`: did you mean `workers`?"),
             (&ADMIN, "colour", "`colour` is no key of `[admin]`"),
             (&POOL, "workers", "fine"),

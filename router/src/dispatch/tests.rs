@@ -43,6 +43,7 @@ impl Hall {
             pools: Vec::new(),
             listeners: vec![listener],
             inspect,
+            script: None,
             rules,
         };
         let (metrics, _memory) = Metrics::new().unwrap();

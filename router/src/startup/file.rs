@@ -45,11 +45,14 @@ pub(crate) fn layout(
             _ => Some(*listener.backlog),
         };
         let setup = ListenerSetup {
+            // Given later.
+            id: 0,
             name,
             proxies: listener.proxies.iter().map(ToString::to_string).collect(),
             outer_hello: *listener.outer_hello,
             limits: limits(&listener.limits),
-            ..ListenerSetup::default()
+            // There are never as many.
+            unknown: listener.unknown.and_then(|pool| u32::try_from(pool).ok()),
         };
         listeners.push(ListenerPlan { setup, address, backlog, socket });
     }
@@ -78,7 +81,11 @@ pub(crate) fn layout(
         admin: config.admin.socket.value.clone(),
         pools,
         listeners,
-        inspect: InspectSetup::default(),
+        inspect: InspectSetup {
+            timeout: *config.router.inspect_timeout,
+            // At most 64 KiB.
+            most: *config.router.peek_max as usize,
+        },
     })
 }
 

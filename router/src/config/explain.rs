@@ -1,0 +1,229 @@
+//! `vestibule explain`: every rule in order, why it matched or not, and what follows.
+
+use std::fmt::{self, Display, Write};
+
+use super::types::{Config, Route};
+use crate::inspect::{Depth, Fact, Facts, Speech};
+use crate::route::imagine::{Imagined, Impossible};
+use crate::route::rule::Key;
+use crate::route::{Affinity, Decision, Outcome, Target, Verdict, Why};
+
+/// Values of a long list that are shown.
+const SHOWN: usize = 4;
+
+impl Config {
+    /// What becomes of a client, as a page for a person.
+    ///
+    /// # Errors
+    /// No client is like this.
+    pub fn explain(&self, client: &Imagined, listener: usize) -> Result<String, Impossible> {
+        let speech = client.speech()?;
+        let credentials = client.credentials();
+        let facts = client.facts(listener, credentials.as_ref(), &speech);
+        let mut page = String::new();
+        // Writing to a text does not fail.
+        let _ = self.write(&mut page, client, &facts);
+        Ok(page)
+    }
+
+    fn write(&self, page: &mut String, client: &Imagined, facts: &Facts<'_>) -> fmt::Result {
+        let name = self.listeners.get(facts.listener).map_or("", |it| it.name.value.as_str());
+        let from = client.peer.map(|peer| format!(" from {peer}")).unwrap_or_default();
+        writeln!(page, "a connection{from} on `{name}`: {}", Said(facts))?;
+        let (decision, depth) = self.decide(facts);
+        let decided = match decision.as_ref().map(|decision| decision.why) {
+            Some(Why::Rule(rule) | Why::Unknown { rule, .. }) => Some(rule),
+            _ => None,
+        };
+        let width = self.routes.iter().map(|route| route.name.value.len()).max().unwrap_or(0);
+        for (index, (route, rule)) in self.routes.iter().zip(self.table.rules()).enumerate() {
+            let (number, name) = (index + 1, &route.name.value);
+            write!(page, "{number:>4}. {name:width$}  ")?;
+            if decided.is_some_and(|decided| index > decided) {
+                writeln!(page, "-     not asked")?;
+                continue;
+            }
+            match rule.verdict(facts) {
+                Verdict::Matches => writeln!(page, "yes")?,
+                Verdict::Differs(key) => {
+                    writeln!(page, "no    {}", Difference { key, route, facts, config: self })?;
+                }
+                Verdict::Unknown(key, cause) => {
+                    let reason = cause.reason().as_str();
+                    writeln!(
+                        page,
+                        "?     {key} cannot be told ({reason}): no later route is asked"
+                    )?;
+                }
+                // Everything is known of a client that is described.
+                Verdict::Unasked(key, _) => writeln!(page, "?     {key} was not looked at")?,
+            }
+        }
+        if let Some(decision) = decision {
+            self.result(page, &decision, depth, facts)?;
+        }
+        Ok(())
+    }
+
+    /// Decides as a router does, and notes how deep it has to look.
+    fn decide(&self, facts: &Facts<'_>) -> (Option<Decision<'_>>, Depth) {
+        let mut seen = Facts::of_address(facts.listener, facts.peer);
+        let mut deepest = Depth::Address;
+        // Each look is deeper than nothing, and there are three.
+        for _ in 0..4 {
+            let depth = match self.table.decide(&seen) {
+                Outcome::Decided(decision) => return (Some(decision), deepest),
+                Outcome::Need(depth) => depth,
+            };
+            deepest = deepest.max(depth);
+            match depth {
+                Depth::Address => {}
+                Depth::Credentials => seen.credentials = facts.credentials,
+                Depth::Context => seen.context = facts.context,
+                Depth::Bytes => seen.speech = facts.speech,
+            }
+        }
+        (None, deepest)
+    }
+
+    fn result(
+        &self,
+        page: &mut String,
+        decision: &Decision<'_>,
+        depth: Depth,
+        facts: &Facts<'_>,
+    ) -> fmt::Result {
+        let route = &decision.route;
+        match (decision.target, decision.redirection(facts)) {
+            (Target::Pool(pool), _) => {
+                let Some(pool) = self.pools.get(pool) else { return Ok(()) };
+                writeln!(page, "route `{route}`: pool `{}`", *pool.name)?;
+                write!(page, "balance: {}", *pool.balance)?;
+                match self.table.affinity(decision.target, facts) {
+                    Some(Affinity::Key(key)) => {
+                        writeln!(page, ", key `{}`", String::from_utf8_lossy(&key).escape_debug())?;
+                    }
+                    Some(Affinity::Worker(worker)) => {
+                        writeln!(page, ", worker `{}`", worker.escape_debug())?;
+                    }
+                    None => writeln!(page)?,
+                }
+            }
+            (_, Some(Some(location))) => writeln!(page, "route `{route}`: 308 to {location}")?,
+            (_, Some(None)) => writeln!(page, "route `{route}`: 400, the request names no host")?,
+            (_, None) => {
+                let reason = decision.rejection().map(|rejection| rejection.reason().as_str());
+                let reason = reason.unwrap_or_default();
+                writeln!(page, "route `{route}`: rejected ({reason})")?;
+            }
+        }
+        if let Some(message) = decision.message {
+            writeln!(page, "message: {}", String::from_utf8_lossy(message.as_bytes()))?;
+        }
+        let depth = match depth {
+            Depth::Address => "its address only",
+            Depth::Credentials => "its user",
+            Depth::Context => "its security context",
+            Depth::Bytes => "its first bytes",
+        };
+        writeln!(page, "looked at: {depth}")
+    }
+}
+
+/// What a client says, in a line.
+struct Said<'a>(&'a Facts<'a>);
+
+impl Display for Said<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Fact::Known(who) = self.0.credentials {
+            match &who.user {
+                Some(user) => write!(out, "user {user}, ")?,
+                None => write!(out, "user {}, ", who.uid)?,
+            }
+        }
+        if let Fact::Known(context) = self.0.context {
+            write!(out, "context {context}, ")?;
+        }
+        match self.0.speech {
+            Speech::Tls(_) => {
+                write!(out, "TLS")?;
+                match self.0.server_name() {
+                    Fact::Known(name) => write!(out, " for {name}"),
+                    _ => write!(out, " without a name"),
+                }
+            }
+            Speech::Http2 => write!(out, "HTTP/2 in clear"),
+            Speech::Http1(head) => {
+                write!(out, "{} {}", head.method(), head.target().escape_debug())?;
+                match head.host() {
+                    Fact::Known(host) => write!(out, ", host {host}"),
+                    _ => write!(out, ", no host"),
+                }
+            }
+            _ => write!(out, "nothing"),
+        }
+    }
+}
+
+/// Why a rule does not match: the fact, and what the rule wants.
+struct Difference<'a> {
+    key: Key<'a>,
+    route: &'a Route,
+    facts: &'a Facts<'a>,
+    config: &'a Config,
+}
+
+impl Display for Difference<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let conditions = &self.route.conditions;
+        let text = |fact: Fact<&str>| fact.known().map(|text| text.escape_debug().to_string());
+        let named = |all: &[(String, Vec<String>)]| {
+            let name = self.key.name.unwrap_or_default();
+            let found = all.iter().find(|(known, _)| known.eq_ignore_ascii_case(name));
+            found.map(|(_, values)| values.clone())
+        };
+        let (is, wanted) = match self.key.word {
+            "listener" => {
+                let names = self.route.listeners.iter().flatten();
+                let names = names.filter_map(|at| self.config.listeners.get(*at));
+                (None, Some(names.map(|it| it.name.value.clone()).collect()))
+            }
+            "peer" => {
+                let networks = self.route.peers.iter().flatten().map(ToString::to_string);
+                (self.facts.peer.map(|peer| peer.to_string()), Some(networks.collect()))
+            }
+            "peer-user" => (None, conditions.users.value.clone()),
+            "peer-context" | "peer-level" => {
+                let is = self.facts.context.known().map(ToString::to_string);
+                let context = self.key.word == "peer-context";
+                let wanted = if context { &conditions.contexts } else { &conditions.levels };
+                (is, wanted.value.clone())
+            }
+            "sni" => (text(self.facts.server_name()), conditions.server_names.value.clone()),
+            "alpn" => (None, conditions.alpn.value.clone()),
+            "http2" => (None, conditions.http2.map(|is| vec![is.to_string()])),
+            "host" => (text(self.facts.host()), conditions.hosts.value.clone()),
+            "path" => (text(self.facts.path()), conditions.paths.value.clone()),
+            "query" => (None, named(&conditions.query)),
+            "header" => (None, named(&conditions.headers)),
+            "cookie" => (None, named(&conditions.cookies)),
+            _ => (text(self.facts.path()), None),
+        };
+        let wanted: Vec<String> = wanted.unwrap_or_default();
+        write!(out, "{}", self.key)?;
+        if let Some(is) = is {
+            write!(out, ": `{is}`")?;
+        }
+        match self.key.word {
+            "redirect" => return write!(out, " is a certificate authority's"),
+            _ if wanted.is_empty() => return Ok(()),
+            _ => write!(out, " is not ")?,
+        }
+        let shown: Vec<String> = wanted.iter().take(SHOWN).map(|it| format!("`{it}`")).collect();
+        write!(out, "{}", shown.join(", "))?;
+        match wanted.len().checked_sub(SHOWN) {
+            None | Some(0) => Ok(()),
+            Some(more) => write!(out, " or {more} more"),
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! `vestibule explain`, as a person runs it.
+#![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+
+const EXAMPLE: &str = "examples/routing/vestibule.toml";
+
+fn explain(arguments: &[&str]) -> Output {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_vestibule"));
+    for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("VESTIBULE_")) {
+        command.env_remove(name);
+    }
+    command.args(["explain", EXAMPLE]).args(arguments).current_dir(root).output().unwrap()
+}
+
+fn page(arguments: &[&str]) -> String {
+    let output = explain(arguments);
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+#[test]
+fn every_rule_says_why_it_matches_or_not_and_the_result_follows() {
+    let page = page(&[
+        "--peer",
+        "10.1.2.3",
+        "--host",
+        "app.example.org",
+        "--path",
+        "/api/v1?v=2",
+        "--header",
+        "X-Tenant: acme",
+    ]);
+    let expected = "\
+a connection from 10.1.2.3 on `web`: GET /api/v1?v=2, host app.example.org
+   1. nobody-there     no    peer: `10.1.2.3` is not `192.0.2.0/24`, `198.51.100.0/24`, `203.0.113.0/24`, `2001:db8::/32`
+   2. tls-app          no    listener is not `tls`
+   3. tls-other        no    listener is not `tls`
+   4. admin-from-here  no    peer: `10.1.2.3` is not `127.0.0.0/8`, `::1/128`
+   5. admin            no    path: `/api/v1` is not `/admin/*`
+   6. secure           no    host: `app.example.org` is not `secure.example.org`
+   7. certificates     no    host: `app.example.org` is not `secure.example.org`
+   8. chat             no    host: `app.example.org` is not `chat.example.org`
+   9. beta             no    cookie `tier` is not `beta`, `gold*`
+  10. api              yes
+  11. app              -     not asked
+route `api`: pool `api`
+balance: hash:header:x-tenant, key `acme`
+looked at: its first bytes
+";
+    assert_eq!(page, expected);
+}
+
+#[test]
+fn a_rule_by_address_needs_no_byte_and_a_hidden_fact_ends_the_search() {
+    let near = page(&["--peer", "203.0.113.7"]);
+    assert!(near.contains("   1. nobody-there     yes\n"), "{near}");
+    let end = "route `nobody-there`: rejected (rejected)\nlooked at: its address only\n";
+    assert!(near.ends_with(end), "{near}");
+    let hidden = page(&["--peer", "10.1.2.3", "--sni", "app.example.org"]);
+    let open = "   5. admin            ?     path cannot be told (unknown-fact): no later route is asked\n";
+    assert!(hidden.contains(open), "{hidden}");
+    assert!(hidden.contains("route `unknown`: rejected (unknown-fact)\n"), "{hidden}");
+}
+
+#[test]
+fn redirections_and_sticky_workers_are_named() {
+    let secure = page(&["--peer", "10.1.2.3", "--host", "secure.example.org", "--path", "/a?b"]);
+    assert!(secure.contains("route `secure`: 308 to https://secure.example.org/a?b\n"), "{secure}");
+    let chat = page(&[
+        "--peer",
+        "10.1.2.3",
+        "--host",
+        "chat.example.org",
+        "--header",
+        "cookie: sid=x.chat-2",
+    ]);
+    assert!(chat.contains("balance: sticky:sid, worker `chat-2`\n"), "{chat}");
+}
+
+#[test]
+fn what_cannot_be_is_a_usage_error() {
+    for (arguments, said) in [
+        (&["--listener", "wep"][..], "there is no listener `wep`; there is `web`, `tls`"),
+        (&["--sni", "a", "--host", "b"], "`host` is behind TLS"),
+        (&["--peer-context", "staff_t"], "a security context is `user:role:type:level`"),
+        (&["--header", "nonsense"], "write a name, a colon and a value"),
+        (&["--peer", "10.0.0.0/8"], "--peer"),
+    ] {
+        let output = explain(arguments);
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(64), "{error}");
+        assert!(error.contains(said), "{error}");
+    }
+}
