@@ -13,6 +13,7 @@ use std::process::Command;
 
 use vestibule_tests::files::Folder;
 use vestibule_tests::master::{Master, vestibule};
+use vestibule_tests::world::until;
 use vestibule_tests::{Client, Response};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
@@ -21,7 +22,7 @@ const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/scripts
 /// A run of a configuration in a folder of its own, on a free port.
 struct Run {
     master: Master,
-    _folder: Folder,
+    folder: Folder,
 }
 
 impl Run {
@@ -38,7 +39,15 @@ impl Run {
         let config = folder.write("vestibule.toml", &config, 0o644);
         let mut command = Command::new(vestibule(WORKER));
         command.arg("run").arg(config).arg("--admin").arg(admin);
-        Self { master: Master::launch(command), _folder: folder }
+        Self { master: Master::launch(command), folder }
+    }
+
+    fn reload(&mut self) {
+        self.master.signal(rustix::process::Signal::HUP);
+    }
+
+    fn rewrite(&self, script: &str) {
+        self.folder.write("route.js", script, 0o644);
     }
 
     fn client(&self, from: &str) -> Client {
@@ -197,4 +206,23 @@ fn a_script_that_cannot_be_used_keeps_the_program_from_starting_and_says_where()
         assert!(said.contains("route.js:2:3: "), "{verb}: {said}");
         assert!(said.contains("ReferenceError: foo is not defined"), "{verb}: {said}");
     }
+}
+
+#[test]
+fn a_reload_brings_another_script_and_a_broken_one_changes_nothing() {
+    let mut run = Run::of(ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
+    assert_eq!(run.get("127.0.0.1").status, 418);
+    run.rewrite("onconnection = ({ connection }) => connection.reject(451);");
+    run.reload();
+    until("the new script decides", || run.get("127.0.0.1").status == 451);
+    run.rewrite("onconnection = null.x;");
+    run.reload();
+    // It was tried, and refused, when the next good one is there.
+    for _ in 0..20 {
+        assert_eq!(run.get("127.0.0.1").status, 451);
+    }
+    run.rewrite("onconnection = ({ connection }) => pools.app.postMessage(1, [connection]);");
+    run.reload();
+    until("the last script decides", || run.get("127.0.0.1").status == 200);
+    run.stop();
 }

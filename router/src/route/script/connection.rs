@@ -32,9 +32,14 @@ fn away(ctx: &Ctx<'_>) -> rquickjs::Error {
 fn address<'js>(ctx: &Ctx<'js>, address: Option<SocketAddr>) -> Result<Value<'js>> {
     match address {
         Some(SocketAddr::V4(v4)) => {
-            // The common case without an allocation.
+            // The common case: no allocation, and no formatting machinery.
             let mut text = TextBuffer::default();
-            let _ = std::fmt::Write::write_fmt(&mut text, format_args!("{}", v4.ip()));
+            for (at, octet) in v4.ip().octets().into_iter().enumerate() {
+                if at > 0 {
+                    text.push(b'.');
+                }
+                text.number(octet);
+            }
             Ok(String::from_str(ctx.clone(), text.as_str())?.into_value())
         }
         Some(SocketAddr::V6(v6)) => v6.ip().to_string().into_js(ctx),
@@ -50,19 +55,26 @@ struct TextBuffer {
 }
 
 impl TextBuffer {
+    fn push(&mut self, byte: u8) {
+        if let Some(place) = self.bytes.get_mut(self.length) {
+            *place = byte;
+            self.length += 1;
+        }
+    }
+
+    fn number(&mut self, number: u8) {
+        if number >= 100 {
+            self.push(b'0' + number / 100);
+        }
+        if number >= 10 {
+            self.push(b'0' + number / 10 % 10);
+        }
+        self.push(b'0' + number % 10);
+    }
+
     fn as_str(&self) -> &str {
         let bytes = self.bytes.get(..self.length).unwrap_or_default();
         std::str::from_utf8(bytes).unwrap_or_default()
-    }
-}
-
-impl std::fmt::Write for TextBuffer {
-    fn write_str(&mut self, text: &str) -> std::fmt::Result {
-        let end = self.length + text.len();
-        let room = self.bytes.get_mut(self.length..end).ok_or(std::fmt::Error)?;
-        room.copy_from_slice(text.as_bytes());
-        self.length = end;
-        Ok(())
     }
 }
 

@@ -34,7 +34,12 @@ pub(super) const UNKNOWN: &str = "NotReadableError";
 const OWN: &str = "vestibule";
 
 /// Calls the script's handler, which may change: `onconnection` is looked up each time.
-const DISPATCH: &str = "(connection) => onconnection({ connection })";
+/// An object's layout is made anew when no object has it: one of each is kept, so that it is there.
+const DISPATCH: &str = "{
+  const dispatch = (connection) => onconnection({ connection });
+  dispatch.kept = { connection: null };
+  dispatch;
+}";
 
 /// Which look a script asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,6 +65,11 @@ struct Handles<'js> {
     wants: RefCell<HashMap<u64, Vec<Want<'js>>>>,
     /// Promises of handlers that wait, by the connection's number.
     handlers: RefCell<HashMap<u64, Promise<'js>>>,
+    /// One object of each kind that every decision makes, see [`DISPATCH`].
+    kept_connection: RefCell<Option<Value<'js>>>,
+    kept_head: RefCell<Option<Value<'js>>>,
+    #[expect(dead_code, reason = "it is there to be there")]
+    kept_promise: Vec<Value<'js>>,
 }
 
 impl<'js> Want<'js> {
@@ -85,7 +95,11 @@ impl<'js> Want<'js> {
             Kind::Http => match facts.head() {
                 Fact::Known(_) => {
                     let head = JsHead { book, ticket, speech };
-                    self.resolve.call((Class::instance(ctx.clone(), head)?,))
+                    let head = Class::instance(ctx.clone(), head)?.into_value();
+                    if let Some(handles) = ctx.userdata::<Handles<'_>>() {
+                        handles.kept_head.borrow_mut().get_or_insert_with(|| head.clone());
+                    }
+                    self.resolve.call((head,))
                 }
                 // TLS and HTTP/2 hide it, and the script may go by `tls()`.
                 Fact::Absent | Fact::Unasked | Fact::Unknown(Cause::Hidden) => self.nothing(ctx),
@@ -211,7 +225,10 @@ impl<S: Subject> Engine<S> {
         let ticket = self.book.open(subject);
         let end = self.turn(ticket, |ctx, handles, book| {
             let connection = JsConnection { book: Arc::clone(book), ticket, peer };
-            let connection = Class::instance(ctx.clone(), connection)?;
+            let connection = Class::instance(ctx.clone(), connection)?.into_value();
+            let mut kept = handles.kept_connection.borrow_mut();
+            kept.get_or_insert_with(|| connection.clone());
+            drop(kept);
             let result: Value = call(&handles.dispatch, (connection,))?;
             Ok(result.into_promise())
         });
@@ -485,10 +502,14 @@ fn prepare(ctx: &Ctx<'_>, pools: &Arc<dyn Pools>) -> Result<()> {
     let mut options = EvalOptions::default();
     options.filename = Some(OWN.to_owned());
     let dispatch: Function = ctx.eval_with_options(DISPATCH, options)?;
+    let (promise, resolve, reject) = Promise::new(ctx)?;
     let handles = Handles {
         dispatch,
         wants: RefCell::new(HashMap::new()),
         handlers: RefCell::new(HashMap::new()),
+        kept_connection: RefCell::new(None),
+        kept_head: RefCell::new(None),
+        kept_promise: vec![promise.into_value(), resolve.into_value(), reject.into_value()],
     };
     // The first of its type in a new runtime, so there is nothing that it could replace.
     ctx.store_userdata(handles).map_err(|_| rquickjs::Error::Unknown)?;
