@@ -14,7 +14,7 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use vestibule_protocol::supervision::{InspectSetup, Setup};
 
-use self::inspection::{Gate, Inspection, address};
+use self::inspection::{Gate, Goal, Inspection, address};
 
 use crate::accept;
 use crate::connection::{Connection, Orders};
@@ -195,33 +195,90 @@ impl Dispatch {
         let open = self.gates.get(listener as usize).is_some_and(Gate::is_open);
         let mut state = self.state();
         for connection in burst.drain(..) {
-            let connection = match open {
-                true => {
-                    let facts = Facts::of_address(listener as usize, address(&connection));
-                    self.decide(&mut state.parts, connection, &facts)
-                }
-                false => Some(connection),
-            };
-            if let Some(connection) = connection {
-                self.inspect(&mut state, listener, connection);
+            let goal = self.first_goal();
+            if !open {
+                self.inspect(&mut state, listener, connection, goal);
+                continue;
+            }
+            let facts = Facts::of_address(listener as usize, address(&connection));
+            if let Some((connection, goal)) =
+                self.settle(&mut state.parts, connection, &facts, goal)
+            {
+                self.inspect(&mut state, listener, connection, goal);
             }
         }
         self.flush(&mut state.parts);
+    }
+
+    /// What is asked first about a connection.
+    fn first_goal(&self) -> Goal {
+        #[cfg(feature = "script")]
+        if self.script.is_some() {
+            return Goal::Script;
+        }
+        Goal::Rules(None)
+    }
+
+    /// Does what is decided about a connection. It comes back with what is to be asked next, if more
+    /// has to be known first.
+    fn settle(
+        &self,
+        parts: &mut [Vec<Connection>],
+        connection: Connection,
+        facts: &Facts<'_>,
+        goal: Goal,
+    ) -> Option<(Connection, Goal)> {
+        #[cfg(feature = "script")]
+        let (connection, goal) = match self.ask(connection, facts, goal)? {
+            (connection, Goal::Rules(reason)) => (connection, Goal::Rules(reason)),
+            waits => return Some(waits),
+        };
+        let connection = self.decide(parts, connection, facts, goal.unruled())?;
+        Some((connection, goal))
+    }
+
+    /// Asks the script, where it is to be asked.
+    #[cfg(feature = "script")]
+    fn ask(
+        &self,
+        connection: Connection,
+        facts: &Facts<'_>,
+        goal: Goal,
+    ) -> Option<(Connection, Goal)> {
+        let Some(script) = &self.script else { return Some((connection, goal)) };
+        let asked = match goal {
+            Goal::Rules(_) => return Some((connection, goal)),
+            Goal::Script => script.ask(connection),
+            Goal::Speech(ticket) => script.tell(ticket, connection, facts.speech.clone()),
+        };
+        match asked {
+            script::Asked::Posted | script::Asked::Gone => None,
+            script::Asked::Waits(connection, ticket) => Some((connection, Goal::Speech(ticket))),
+            script::Asked::Refused(refused, connection) => {
+                self.reject(connection, accept::rejection(refused));
+                None
+            }
+            script::Asked::Rejected(connection, refusal) => {
+                self.reject(connection, refusal.rejection());
+                None
+            }
+            script::Asked::Rules(connection, reason) => {
+                Some((connection, Goal::Rules(Some(reason))))
+            }
+        }
     }
 
     /// Does what the rules say, or gives the connection back if they have to know more.
     fn decide(
         &self,
         parts: &mut [Vec<Connection>],
-        connection: Connection,
+        mut connection: Connection,
         facts: &Facts<'_>,
+        unruled: Option<Reason>,
     ) -> Option<Connection> {
         let Outcome::Decided(decision) = self.table.decide(facts) else {
             return Some(connection);
         };
-        // Its header is off and its limits are kept: the script has the first say, and may leave it
-        // to the rules, with what is said where nobody wrote one that decides.
-        let (mut connection, unruled) = self.ask(connection)?;
         if let Some(reason) = unruled
             && matches!(decision.why, Why::OnlyPool | Why::NoMatch)
         {
@@ -262,7 +319,8 @@ impl Dispatch {
     fn flush(&self, parts: &mut [Vec<Connection>]) {
         for (pool, part) in self.pools.iter().zip(parts) {
             if part.is_empty() {
-                if self.posts_by_script() {
+                // A script's posts are before the workers already, and not sent yet.
+                if !matches!(self.first_goal(), Goal::Rules(_)) {
                     pool.flush();
                 }
                 continue;
@@ -271,35 +329,6 @@ impl Dispatch {
                 self.reject(connection, accept::rejection(refused));
             }
         }
-    }
-
-    /// Whether a burst may have put something before a pool's workers that is not sent yet.
-    fn posts_by_script(&self) -> bool {
-        #[cfg(feature = "script")]
-        return self.script.is_some();
-        #[cfg(not(feature = "script"))]
-        return false;
-    }
-
-    /// Asks the script, if there is one. The connection comes back where the rules decide, after a
-    /// script with what is said if none does.
-    fn ask(&self, connection: Connection) -> Option<(Connection, Option<Reason>)> {
-        #[cfg(feature = "script")]
-        if let Some(script) = &self.script {
-            return match script.ask(connection) {
-                script::Asked::Posted | script::Asked::Gone => None,
-                script::Asked::Refused(refused, connection) => {
-                    self.reject(connection, accept::rejection(refused));
-                    None
-                }
-                script::Asked::Rejected(connection, refusal) => {
-                    self.reject(connection, refusal.rejection());
-                    None
-                }
-                script::Asked::Rules(connection, reason) => Some((connection, Some(reason))),
-            };
-        }
-        Some((connection, None))
     }
 
     pub(crate) fn reject(&self, connection: Connection, rejection: Rejection) {

@@ -226,3 +226,102 @@ fn a_reload_brings_another_script_and_a_broken_one_changes_nothing() {
     until("the last script decides", || run.get("127.0.0.1").status == 200);
     run.stop();
 }
+
+/// A request with these further lines, from this address.
+fn ask(run: &Run, from: &str, lines: &str) -> Response {
+    let mut client = run.client(from);
+    client.send(format!("GET / HTTP/1.1\r\n{lines}\r\n").as_bytes());
+    client.answer()
+}
+
+#[test]
+fn a_canary_goes_by_cookie_and_stays_the_same_for_one_visitor() {
+    let run = Run::example("canary");
+    let worker =
+        |lines: &str| field(&ask(&run, "127.0.0.1", &format!("host: a\r\n{lines}")), "worker");
+    assert_eq!(worker("cookie: canary=always\r\n"), "canary-1");
+    assert!(worker("cookie: a=1; canary=never\r\n").starts_with("stable-"));
+    let visitor = |number: u32| worker(&format!("cookie: session=s{number}\r\n"));
+    let chosen: Vec<bool> = (0..200).map(|number| visitor(number).starts_with("canary")).collect();
+    let count = chosen.iter().filter(|chosen| **chosen).count();
+    // Five of a hundred, as this hash has it.
+    assert!((2..=24).contains(&count), "{count} of 200");
+    for number in [0, 1, 2, 3] {
+        assert_eq!(visitor(number).starts_with("canary"), chosen[number as usize]);
+    }
+    run.stop();
+}
+
+#[test]
+fn ten_thousand_tenants_each_have_their_worker() {
+    let run = Run::example("tenants");
+    for tenant in [0, 1, 4711, 9999] {
+        let response = ask(&run, "127.0.0.1", &format!("host: Tenant-{tenant}.example.org:80\r\n"));
+        assert_eq!(field(&response, "worker"), format!("app-{}", tenant % 4 + 1));
+    }
+    assert_eq!(ask(&run, "127.0.0.1", "host: tenant-10000.example.org\r\n").status, 404);
+    // In pieces, and the worker reads each byte of it.
+    let mut client = run.client("127.0.0.1");
+    for piece in ["GET /x HT", "TP/1.1\r\nHo", "st: tenant-2.exa", "mple.org\r\n\r", "\n"] {
+        client.send(piece.as_bytes());
+        std::thread::yield_now();
+    }
+    assert_eq!(field(&client.answer(), "worker"), "app-3");
+    // Two hosts are no host: what cannot be known is nobody's tenant.
+    let response = ask(&run, "127.0.0.1", "host: tenant-1.example.org\r\nhost: b\r\n");
+    assert_eq!(response.status, 400);
+    assert_eq!(response.header("vestibule-reason"), Some("not-http"));
+    run.stop();
+}
+
+#[test]
+fn a_tls_client_goes_by_the_name_that_it_asks_for() {
+    let run = Run::example("sni");
+    let answer = |bytes: &[u8]| {
+        let mut client = run.client("127.0.0.1");
+        client.send(bytes);
+        client.finish();
+        client.end().0
+    };
+    // access_denied, as an alert.
+    assert_eq!(answer(&hello("other.example.org")), [0x15, 3, 3, 0, 2, 2, 49]);
+    // A worker that speaks no TLS says what it says; it is no alert of the router's.
+    let said = answer(&hello("shop.example.org"));
+    assert!(!said.starts_with(&[0x15]), "{said:?}");
+    assert_eq!(ask(&run, "127.0.0.1", "host: shop.example.org\r\n").status, 421);
+    run.stop();
+}
+
+/// A hello of TLS 1.2 with a name and nothing else that matters.
+fn hello(name: &str) -> Vec<u8> {
+    let sized =
+        |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
+    let entry = [&[0][..], &sized(name.as_bytes())].concat();
+    let extensions = [&[0, 0][..], &sized(&sized(&entry))].concat();
+    let random = [7; 32];
+    let body =
+        [&[3, 3][..], &random, &[0], &sized(&[0x13, 0x01]), &[1, 0], &sized(&extensions)].concat();
+    let handshake = [&[1, 0][..], &sized(&body)].concat();
+    [&[0x16, 3, 1][..], &sized(&handshake)].concat()
+}
+
+#[test]
+fn clients_that_show_nothing_are_no_failure_of_the_script_and_delay_nobody() {
+    let run = Run::example("tenants");
+    // Half a head each, and never the rest.
+    let silent: Vec<Client> = (0..200)
+        .map(|_| {
+            let mut client = run.client("127.0.0.66");
+            client.send(b"GET / HTTP/1.1\r\nhost: ten");
+            client
+        })
+        .collect();
+    for _ in 0..20 {
+        let response = ask(&run, "127.0.0.1", "host: tenant-2.example.org\r\n");
+        assert_eq!(field(&response, "worker"), "app-3");
+    }
+    drop(silent);
+    let response = ask(&run, "127.0.0.1", "host: tenant-2.example.org\r\n");
+    assert_eq!(field(&response, "worker"), "app-3");
+    run.stop();
+}

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::io::unix::AsyncFdReadyGuard;
 use tokio::time::sleep_until;
 
-use super::inspection::{Inspection, Progress};
+use super::inspection::{Goal, Inspection, Progress};
 use super::{Dispatch, State};
 use crate::connection::Connection;
 use crate::inspect::Cause;
@@ -36,29 +36,33 @@ impl Dispatch {
         state: &mut State,
         listener: u32,
         connection: Connection,
+        goal: Goal,
     ) {
         let Some(gate) = self.gates.get(listener as usize) else {
             return self.reject(connection, Rejection::because(Reason::UnknownFact));
         };
         let now = Instant::now();
         let deadline = now.checked_add(self.timeout).unwrap_or(now);
-        let mut inspection = Inspection::new(connection, listener, gate, deadline);
+        let mut inspection = Inspection::new(connection, listener, gate, goal, deadline);
         match inspection.advance(gate, &self.table, &mut state.buffer, now, None) {
             Progress::Ready => self.decided(state, inspection),
-            Progress::Refused(reason) => {
-                self.reject(inspection.connection, Rejection::because(reason));
-            }
-            Progress::Waits => {
-                self.make_room(state, listener, gate.inspecting);
-                inspection.connection.trace().inspected();
-                let due = inspection.attend(now);
-                if state.waiting.insert(listener, inspection, due) {
-                    self.sooner.notify_one();
-                }
-                if !std::mem::replace(&mut state.followed, true) {
-                    tokio::spawn(Arc::clone(self).follow());
-                }
-            }
+            Progress::Refused(reason) => self.refuse(inspection, reason),
+            Progress::Waits => self.wait(state, inspection, now),
+        }
+        if state.waiting.len() > 0 && !std::mem::replace(&mut state.followed, true) {
+            tokio::spawn(Arc::clone(self).follow());
+        }
+    }
+
+    /// Lets one wait for its client.
+    fn wait(&self, state: &mut State, mut inspection: Inspection, now: Instant) {
+        let listener = inspection.listener;
+        let most = self.gates.get(listener as usize).map_or(0, |gate| gate.inspecting);
+        self.make_room(state, listener, most);
+        inspection.connection.trace().inspected();
+        let due = inspection.attend(now);
+        if state.waiting.insert(listener, inspection, due) {
+            self.sooner.notify_one();
         }
     }
 
@@ -80,16 +84,31 @@ impl Dispatch {
 
     fn refuse(&self, mut inspection: Inspection, reason: Reason) {
         inspection.restore();
+        #[cfg(feature = "script")]
+        if let (Goal::Speech(ticket), Some(script)) = (inspection.goal, &self.script) {
+            script.forget(ticket);
+        }
         self.reject(inspection.connection, Rejection::because(reason));
     }
 
+    /// Enough is known for the next step; a script may ask for more, or leave it to the rules.
     fn decided(&self, state: &mut State, mut inspection: Inspection) {
-        inspection.restore();
-        let Inspection { connection, known, listener, .. } = inspection;
-        let facts = known.facts(listener, &connection);
-        if let Some(connection) = self.decide(&mut state.parts, connection, &facts) {
-            // What was ready is so: nobody has changed the rules or the facts.
-            self.reject(connection, Rejection::because(Reason::UnknownFact));
+        loop {
+            inspection.restore();
+            let Some(mut next) = inspection.step(|connection, facts, goal| {
+                self.settle(&mut state.parts, connection, facts, goal)
+            }) else {
+                return;
+            };
+            let Some(gate) = self.gates.get(next.listener as usize) else {
+                return self.refuse(next, Reason::UnknownFact);
+            };
+            let now = Instant::now();
+            match next.advance(gate, &self.table, &mut state.buffer, now, None) {
+                Progress::Ready => inspection = next,
+                Progress::Refused(reason) => return self.refuse(next, reason),
+                Progress::Waits => return self.wait(state, next, now),
+            }
         }
     }
 

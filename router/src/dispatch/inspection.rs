@@ -17,6 +17,8 @@ use crate::inspect::speech::{self, Ear};
 use crate::inspect::{Depth, Label};
 use crate::limits::Limits;
 use crate::reject::Reason;
+#[cfg(feature = "script")]
+use crate::route::script::Ticket;
 use crate::route::{Networks, Outcome, RuleError, Table};
 
 /// What stands between a listener and its rules.
@@ -61,12 +63,37 @@ impl Gate {
     }
 }
 
+/// What a connection is looked at for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Goal {
+    /// The script is asked.
+    #[cfg(feature = "script")]
+    Script,
+    /// The script waits for what the client says.
+    #[cfg(feature = "script")]
+    Speech(Ticket),
+    /// The rules decide; after a script, where nobody wrote one that does, this is said.
+    Rules(Option<Reason>),
+}
+
+impl Goal {
+    /// What is said where nobody wrote a rule that decides.
+    pub(super) fn unruled(self) -> Option<Reason> {
+        match self {
+            Self::Rules(reason) => reason,
+            #[cfg(feature = "script")]
+            Self::Script | Self::Speech(_) => None,
+        }
+    }
+}
+
 /// A connection, and what was found out about it.
 #[derive(Debug)]
 pub(super) struct Inspection {
     pub(super) connection: Connection,
     pub(super) known: Known,
     pub(super) listener: u32,
+    pub(super) goal: Goal,
     stage: Stage,
     attention: Attention,
     pub(super) deadline: Instant,
@@ -120,6 +147,7 @@ impl Inspection {
         connection: Connection,
         listener: u32,
         gate: &Gate,
+        goal: Goal,
         deadline: Instant,
     ) -> Self {
         let stage = match gate.expects_header(address(&connection)) {
@@ -129,6 +157,7 @@ impl Inspection {
         Self {
             connection,
             listener,
+            goal,
             known: Known {
                 speech: Speech::Unasked,
                 announced: None,
@@ -167,26 +196,53 @@ impl Inspection {
         }
         let mut looked = false;
         loop {
-            let facts = self.known.facts(self.listener, &self.connection);
-            match table.decide(&facts) {
-                Outcome::Decided(_) => return Progress::Ready,
-                Outcome::Need(Depth::Bytes) if looked => return Progress::Waits,
-                Outcome::Need(Depth::Bytes) => match self.look(gate.ear, buffer, ended) {
+            match self.missing(table) {
+                None => return Progress::Ready,
+                Some(Depth::Bytes) if looked => return Progress::Waits,
+                Some(Depth::Bytes) => match self.look(gate.ear, buffer, ended) {
                     Ok(()) => looked = true,
                     Err(reason) => return Progress::Refused(reason),
                 },
-                Outcome::Need(Depth::Context) => {
+                Some(Depth::Context) => {
                     self.known.context = match Label::of_peer(&self.connection) {
                         Ok(label) => label.into(),
                         Err(_) => Fact::Unknown(Cause::Hidden),
                     };
                 }
-                Outcome::Need(Depth::Credentials | Depth::Address) => {
+                Some(Depth::Credentials | Depth::Address) => {
                     let who = self.connection.info().peer_credentials;
                     self.known.credentials =
                         who.map(|who| Credentials { uid: who.uid, user: None }).into();
                 }
             }
+        }
+    }
+
+    /// Takes the next step with the connection, which comes back if more has to be known.
+    pub(super) fn step(
+        self,
+        step: impl FnOnce(Connection, &Facts<'_>, Goal) -> Option<(Connection, Goal)>,
+    ) -> Option<Self> {
+        let Self { connection, known, listener, goal, stage, attention, deadline } = self;
+        let facts = known.facts(listener, &connection);
+        let (connection, goal) = step(connection, &facts, goal)?;
+        Some(Self { connection, known, listener, goal, stage, attention, deadline })
+    }
+
+    /// How deep it has to be looked at before the next step.
+    fn missing(&self, table: &Table) -> Option<Depth> {
+        let facts = self.known.facts(self.listener, &self.connection);
+        match self.goal {
+            #[cfg(feature = "script")]
+            Goal::Script => None,
+            // Whichever of the two the script asked for: with the one the other is known.
+            #[cfg(feature = "script")]
+            Goal::Speech(_) => (facts.hello() == Fact::Unasked || facts.head() == Fact::Unasked)
+                .then_some(Depth::Bytes),
+            Goal::Rules(_) => match table.decide(&facts) {
+                Outcome::Decided(_) => None,
+                Outcome::Need(depth) => Some(depth),
+            },
         }
     }
 
@@ -197,10 +253,9 @@ impl Inspection {
             Stage::Rules => {
                 let speech = std::mem::replace(&mut self.known.speech, Speech::Unasked);
                 self.known.speech = speech::give_up(speech, cause);
-                let facts = self.known.facts(self.listener, &self.connection);
-                match table.decide(&facts) {
-                    Outcome::Decided(_) => Progress::Ready,
-                    Outcome::Need(_) => Progress::Refused(cause.reason()),
+                match self.missing(table) {
+                    None => Progress::Ready,
+                    Some(_) => Progress::Refused(cause.reason()),
                 }
             }
         }

@@ -7,12 +7,12 @@ use vestibule_protocol::supervision::ScriptSetup;
 
 use crate::connection::Connection;
 use crate::handoff::{Cargo, Entry};
-use crate::inspect::{Cause, Fact, Label};
+use crate::inspect::{Cause, Fact, Label, Speech};
 use crate::pool::Shared;
 use crate::pool::core::Refused;
 use crate::reject::Reason;
 use crate::route::script::{
-    Engine, Failure, Limits, Outcome, Pools, ROUTE, Source, Subject, To, Verdict,
+    Engine, Failure, Limits, Outcome, Pools, ROUTE, Source, Subject, Ticket, To, Verdict,
 };
 
 /// The script of this router.
@@ -26,6 +26,8 @@ pub(crate) struct Script {
 /// What the script makes of a connection, as far as a burst is concerned.
 #[derive(Debug)]
 pub(crate) enum Asked {
+    /// It waits for what its client says.
+    Waits(Connection, Ticket),
     /// It went to a pool.
     Posted,
     /// Nobody of the pool takes it.
@@ -63,6 +65,19 @@ impl Script {
         self.obey(verdict)
     }
 
+    /// Tells the script what a client has said that it waits for.
+    pub(crate) fn tell(&self, ticket: Ticket, connection: Connection, speech: Speech) -> Asked {
+        let mut engine = self.engine.lock().unwrap_or_else(PoisonError::into_inner);
+        let verdict = engine.resume(ticket, connection, Arc::new(speech));
+        drop(engine);
+        self.obey(verdict)
+    }
+
+    /// Forgets a connection that waits.
+    pub(crate) fn forget(&self, ticket: Ticket) {
+        self.engine.lock().unwrap_or_else(PoisonError::into_inner).forget(ticket);
+    }
+
     /// Slots of a pool came or went.
     pub(crate) fn slots_changed(&self) {
         self.engine.lock().unwrap_or_else(PoisonError::into_inner).slots_changed();
@@ -71,10 +86,7 @@ impl Script {
     fn obey(&self, verdict: Verdict<Connection>) -> Asked {
         let (mut connection, outcome) = match verdict {
             Verdict::Decided(connection, outcome) => (connection, outcome),
-            Verdict::Waits(connection, ticket) => {
-                self.engine.lock().unwrap_or_else(PoisonError::into_inner).forget(ticket);
-                return Asked::Rules(connection, Reason::ScriptFailed);
-            }
+            Verdict::Waits(connection, ticket) => return Asked::Waits(connection, ticket),
             Verdict::Gone => return Asked::Gone,
         };
         match outcome {
@@ -129,7 +141,7 @@ impl Subject for Connection {
     }
 
     fn user(&self) -> Fact<String> {
-        Fact::Absent
+        self.info().peer_credentials.map(|who| who.uid.to_string()).into()
     }
 }
 
