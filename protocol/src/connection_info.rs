@@ -1,6 +1,7 @@
 //! The facts of a connection that travel with it: what the router learned, as TLV.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
+use std::num::NonZero;
 use std::sync::Arc;
 
 use crate::tlv::{self, Field, Fields, TlvError};
@@ -34,8 +35,47 @@ pub struct PeerCredentials {
     pub gid: u32,
 }
 
+/// With what the connection can be handed back.
+pub const TAG_TICKET: u16 = 0x0110;
+/// Name of the worker that handed the connection back.
+pub const TAG_HANDED_BACK_BY: u16 = 0x0111;
+
+/// What a router gives with a connection, and wants to see again when the connection is handed back.
+/// To everybody else it is sixteen bytes without a meaning.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Ticket {
+    /// The first eight bytes; never all zero, so that no ticket takes no room.
+    first: NonZero<u64>,
+    second: u64,
+}
+
+impl Ticket {
+    /// A ticket of two halves. The first is never zero: of 2^64 one is another's.
+    pub fn new(first: u64, second: u64) -> Self {
+        Self { first: NonZero::new(first).unwrap_or(NonZero::<u64>::MAX), second }
+    }
+
+    /// Its halves.
+    pub fn halves(self) -> (u64, u64) {
+        (self.first.get(), self.second)
+    }
+
+    /// As it travels.
+    pub fn to_bytes(self) -> [u8; 16] {
+        let both = u128::from(self.second) << 64 | u128::from(self.first.get());
+        both.to_le_bytes()
+    }
+}
+
+impl From<[u8; 16]> for Ticket {
+    fn from(bytes: [u8; 16]) -> Self {
+        let both = u128::from_le_bytes(bytes);
+        Self::new(both as u64, (both >> 64) as u64)
+    }
+}
+
 /// What is known about a connection. Addresses mapped into IPv6 (`::ffff:10.1.2.3`) are IPv4 here.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct ConnectionInfo {
     /// Counts the connections of this router, from 1.
     pub id: u64,
@@ -54,6 +94,11 @@ pub struct ConnectionInfo {
     /// When it was accepted, in nanoseconds of `CLOCK_MONOTONIC` (the same in all processes of a
     /// machine); 0 if not recorded.
     pub accepted: u64,
+    /// With what it can be handed back; `None` if its router takes nothing back.
+    pub ticket: Option<Ticket>,
+    /// Which worker handed it back, if one did: the message posted with it is that worker's, too.
+    /// A box, since most have none.
+    pub handed_back_by: Option<Box<Arc<str>>>,
 }
 
 impl ConnectionInfo {
@@ -86,6 +131,12 @@ impl ConnectionInfo {
         if self.accepted != 0 {
             tlv::put_array(out, TAG_ACCEPTED, self.accepted.to_le_bytes());
         }
+        if let Some(ticket) = self.ticket {
+            tlv::put_array(out, TAG_TICKET, ticket.to_bytes());
+        }
+        if let Some(worker) = &self.handed_back_by {
+            tlv::put_text(out, TAG_HANDED_BACK_BY, worker);
+        }
     }
 
     /// Reads the facts from fields; unknown ones are skipped.
@@ -113,6 +164,8 @@ pub(crate) struct Builder {
     route: Option<Arc<str>>,
     peer_context: Option<Arc<str>>,
     accepted: u64,
+    ticket: Option<Ticket>,
+    handed_back_by: Option<Box<Arc<str>>>,
 }
 
 impl Builder {
@@ -126,6 +179,12 @@ impl Builder {
             TAG_ROUTE => self.route = Some(names.read(field)?),
             TAG_PEER_CONTEXT => self.peer_context = Some(names.read(field)?),
             TAG_ACCEPTED => self.accepted = field.u64()?,
+            TAG_TICKET => {
+                let wrong = TlvError::Length { tag: field.tag, length: field.value.len() };
+                let bytes = <[u8; 16]>::try_from(field.value).map_err(|_| wrong)?;
+                self.ticket = Some(bytes.into());
+            }
+            TAG_HANDED_BACK_BY => self.handed_back_by = Some(Box::new(names.read(field)?)),
             _ => {}
         }
         Ok(())
@@ -141,6 +200,8 @@ impl Builder {
             route: self.route.unwrap_or_else(|| names.intern("")),
             peer_context: self.peer_context,
             accepted: self.accepted,
+            ticket: self.ticket,
+            handed_back_by: self.handed_back_by,
         })
     }
 }
@@ -252,6 +313,8 @@ mod tests {
             route: "default".into(),
             peer_context: Some("system_u:system_r:app_t:s0".into()),
             accepted: 12_345,
+            ticket: Some(Ticket::from(*b"sixteen bytes...")),
+            handed_back_by: Some(Box::new("login-1".into())),
         }
     }
 

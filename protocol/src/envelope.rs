@@ -15,6 +15,8 @@ pub struct PassedConnection {
     pub descriptor: ClientSocket,
     /// Its facts.
     pub info: ConnectionInfo,
+    /// What was read of it and not answered: it comes before anything from the socket.
+    pub prefix: Box<[u8]>,
 }
 
 /// A thing that a message can carry. It is moved: the caller cannot use it afterwards.
@@ -62,7 +64,8 @@ impl Transferable {
     pub fn from_received(kind: ItemKind, descriptor: OwnedFd) -> Self {
         match kind {
             ItemKind::Connection(info) => {
-                Self::Connection(PassedConnection { descriptor: descriptor.into(), info })
+                let (descriptor, prefix) = (descriptor.into(), Box::default());
+                Self::Connection(PassedConnection { descriptor, info, prefix })
             }
             ItemKind::Port => Self::Port(PortDescriptor::from(descriptor)),
             ItemKind::Listener => Self::Listener(descriptor),

@@ -18,6 +18,7 @@ const TAG_READY: u16 = 0x0035;
 const TAG_OPEN: u16 = 0x0036;
 const TAG_RECEIVED: u16 = 0x0037;
 const TAG_MAX_CONNECTIONS: u16 = 0x0038;
+const TAG_ABILITIES: u16 = 0x0039;
 
 /// Least packet size that either side may name: a header, an offer's entry and room for its facts.
 const LEAST_PACKET: u32 = 1024;
@@ -36,6 +37,30 @@ pub enum Acks {
     Each,
 }
 
+/// What a side can do beyond the least. Bits that it does not know mean nothing to the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Abilities(pub u32);
+
+impl Abilities {
+    /// In `Attach`: the router takes connections back. In `Hello`: the worker may hand them back, so
+    /// that it needs tickets.
+    pub const HAND_BACK: Self = Self(1);
+    /// In `Hello`: the worker reads what an earlier one has read of a connection before anything from
+    /// the socket.
+    pub const PREFIX: Self = Self(2);
+
+    /// Both.
+    #[must_use]
+    pub const fn and(self, other: Self) -> Self {
+        Self(self.0 | other.0)
+    }
+
+    /// Whether all of these are there.
+    pub const fn has(self, all: Self) -> bool {
+        self.0 & all.0 == all.0
+    }
+}
+
 /// A router begins to speak.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Attach {
@@ -45,6 +70,8 @@ pub struct Attach {
     pub drain_timeout: Duration,
     /// Largest packet that the router receives, in bytes.
     pub max_packet: u32,
+    /// What else it can do.
+    pub abilities: Abilities,
 }
 
 impl Default for Attach {
@@ -53,6 +80,7 @@ impl Default for Attach {
             versions: (VERSION, VERSION),
             drain_timeout: Duration::from_secs(60),
             max_packet: MAX_PACKET as u32,
+            abilities: Abilities::HAND_BACK,
         }
     }
 }
@@ -76,6 +104,8 @@ pub struct Hello {
     pub max_connections: u32,
     /// Highest sequence that it has received from any router: the next router goes on from here.
     pub received: u64,
+    /// What else it can do.
+    pub abilities: Abilities,
 }
 
 impl Default for Hello {
@@ -89,6 +119,7 @@ impl Default for Hello {
             open: 0,
             max_connections: 0,
             received: 0,
+            abilities: Abilities::default(),
         }
     }
 }
@@ -100,6 +131,7 @@ impl Attach {
         tlv::put_array(out, TAG_VERSIONS, [self.versions.0, self.versions.1]);
         tlv::put_array(out, TAG_DRAIN_TIMEOUT, timeout.to_le_bytes());
         tlv::put_array(out, TAG_MAX_PACKET, self.max_packet.to_le_bytes());
+        put_abilities(out, self.abilities);
     }
 
     /// Reads the body.
@@ -107,7 +139,8 @@ impl Attach {
     /// # Errors
     /// Malformed or missing fields, values out of range.
     pub fn decode(body: &[u8]) -> Result<Self, TlvError> {
-        let mut attach = Self { versions: (0, 0), ..Self::default() };
+        let none = Abilities::default();
+        let mut attach = Self { versions: (0, 0), abilities: none, ..Self::default() };
         let mut fields = Fields::new(body);
         while let Some(field) = fields.next_field()? {
             match field.tag {
@@ -119,6 +152,7 @@ impl Attach {
                     attach.drain_timeout = Duration::from_millis(field.u32()?.into());
                 }
                 TAG_MAX_PACKET => attach.max_packet = packet_size(field.tag, field.u32()?)?,
+                TAG_ABILITIES => attach.abilities = Abilities(field.u32()?),
                 _ => {}
             }
         }
@@ -149,6 +183,7 @@ impl Hello {
         tlv::put_array(out, TAG_OPEN, self.open.to_le_bytes());
         tlv::put_array(out, TAG_MAX_CONNECTIONS, self.max_connections.to_le_bytes());
         tlv::put_array(out, TAG_RECEIVED, self.received.to_le_bytes());
+        put_abilities(out, self.abilities);
     }
 
     /// Reads the body.
@@ -175,6 +210,7 @@ impl Hello {
                 TAG_OPEN => hello.open = field.u32()?,
                 TAG_MAX_CONNECTIONS => hello.max_connections = field.u32()?,
                 TAG_RECEIVED => hello.received = last_received(field.u64()?)?,
+                TAG_ABILITIES => hello.abilities = Abilities(field.u32()?),
                 _ => {}
             }
         }
@@ -184,6 +220,10 @@ impl Hello {
             other => Err(out_of_range(TAG_VERSIONS, other)),
         }
     }
+}
+
+fn put_abilities(out: &mut Vec<u8>, Abilities(bits): Abilities) {
+    tlv::put_array(out, TAG_ABILITIES, bits.to_le_bytes());
 }
 
 fn out_of_range(tag: u16, value: impl Into<u64>) -> TlvError {

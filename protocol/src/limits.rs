@@ -20,6 +20,14 @@ pub const MAX_MESSAGE: usize = 16 * 1024 * 1024;
 /// four texts of [`MAX_TEXT`] each stay below it.
 pub const MAX_TRANSFER_LIST: usize = 1024 * 1024;
 
+/// Most bytes that a worker has read of a connection that it hands back: room for a whole head with
+/// much behind it, and little enough that a thousand waiting ones are no burden.
+pub const MAX_PREFIX: usize = 64 * 1024;
+
+/// How often a connection is handed back before its client has got anything. A login in front, a
+/// service behind it and a detour are three; more is a circle.
+pub const MAX_HOPS: u8 = 8;
+
 /// bincode's limit for the largest messages.
 ///
 /// bincode counts a value by its size in memory, and one byte on the wire can be a `u128`: with a

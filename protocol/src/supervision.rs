@@ -138,6 +138,8 @@ pub struct PoolSettings {
     pub max_connections: u32,
     /// Whether a worker that reports an error is drained and replaced.
     pub restart_on_error: bool,
+    /// Names of the pools that its workers may hand a connection to; without a name the rules decide.
+    pub hand_back_to: Vec<String>,
 }
 
 /// What a router needs to know before it drops its privileges and accepts.
@@ -149,6 +151,9 @@ pub struct Setup {
     pub parent: u32,
     /// User and group to become; `None` where the router stays who it is.
     pub identity: Option<(u32, u32)>,
+    /// With what connections are known again that workers hand back: the same for every router of a
+    /// supervisor.
+    pub ticket_key: [u8; 16],
     /// The pools.
     pub pools: Vec<PoolSetup>,
     /// The listeners; their sockets come one by one.

@@ -161,6 +161,7 @@ fn info(id: u64) -> ConnectionInfo {
         route: "default".into(),
         peer_context: None,
         accepted: 1,
+        ..ConnectionInfo::default()
     }
 }
 

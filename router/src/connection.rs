@@ -10,6 +10,7 @@ use vestibule_protocol::{ConnectionInfo, Data};
 use crate::inspect::{PausedConnection, Touched};
 use crate::reject::{self, Reason, Rejection};
 use crate::route::Affinity;
+use crate::ticket::Stamp;
 use crate::trace::Trace;
 
 /// An accepted connection from which nothing was read. Post it to a worker, or reject it; dropping
@@ -19,11 +20,19 @@ pub struct Connection {
     paused: PausedConnection,
     info: ConnectionInfo,
     trace: Trace,
-    /// What its route says about it beside the pool. Most have nothing: a pointer's room.
-    orders: Option<Box<Orders>>,
+    /// What its route says about it beside the pool, and what came back with it. Most have nothing: a
+    /// pointer's room.
+    more: Option<Box<More>>,
+}
+
+/// What few connections have.
+#[derive(Debug, Default)]
+struct More {
+    orders: Orders,
+    returned: Returned,
     /// Room that it takes of its peer's, where its listener has limits.
     #[cfg(feature = "cli")]
-    held: Option<Box<crate::limits::Held>>,
+    held: Option<crate::limits::Held>,
 }
 
 /// What a decision says about a connection beside the pool.
@@ -34,25 +43,28 @@ pub(crate) struct Orders {
     /// What is posted with it.
     pub(crate) message: Option<Arc<Data>>,
 }
+/// What a worker handed back with a connection.
+#[derive(Debug, Default)]
+struct Returned {
+    /// What it has read and not answered: the next one reads this first.
+    prefix: Box<[u8]>,
+    /// What is to be posted with it.
+    message: Data,
+    /// How often it was handed back before its client got anything.
+    hops: u8,
+}
 
 impl Connection {
     /// A connection and its facts.
     pub fn new(paused: PausedConnection, info: ConnectionInfo) -> Self {
         let trace = Trace::accepted(&info);
-        Self {
-            paused,
-            info,
-            trace,
-            orders: None,
-            #[cfg(feature = "cli")]
-            held: None,
-        }
+        Self { paused, info, trace, more: None }
     }
 
     /// It takes room of its peer's, until it is dropped.
     #[cfg(feature = "cli")]
     pub(crate) fn hold(&mut self, held: crate::limits::Held) {
-        self.held = Some(Box::new(held));
+        self.more.get_or_insert_default().held = Some(held);
     }
 
     /// Takes the PROXY header off, see [`PausedConnection::consume_header`].
@@ -72,18 +84,62 @@ impl Connection {
     /// Notes what a decision says about it.
     #[cfg(feature = "cli")]
     pub(crate) fn order(&mut self, orders: Orders) {
-        self.orders = (orders != Orders::default()).then(|| Box::new(orders));
+        match &mut self.more {
+            Some(more) => more.orders = orders,
+            None if orders == Orders::default() => {}
+            None => self.more = Some(Box::new(More { orders, ..More::default() })),
+        }
     }
 
     /// The worker that it belongs to, where its pool's balance looks at more than its address.
     pub(crate) fn affinity(&self) -> Option<&Affinity> {
-        self.orders.as_ref()?.affinity.as_ref()
+        self.more.as_ref()?.orders.affinity.as_ref()
     }
 
-    /// What its route posts with it.
+    /// What its worker wants posted with it, or its route.
     pub(crate) fn message(&self) -> Data {
-        let message = self.orders.as_ref().and_then(|orders| orders.message.as_deref());
-        message.cloned().unwrap_or(Data::NONE)
+        let Some(more) = &self.more else { return Data::NONE };
+        if more.returned.message != Data::NONE {
+            return more.returned.message.clone();
+        }
+        more.orders.message.as_deref().cloned().unwrap_or(Data::NONE)
+    }
+
+    /// A connection that a worker handed back.
+    pub(crate) fn handed_back(
+        paused: PausedConnection,
+        info: ConnectionInfo,
+        prefix: Box<[u8]>,
+        hops: u8,
+    ) -> Self {
+        let trace = Trace::of_returned(&info);
+        let returned = Returned { prefix, message: Data::NONE, hops };
+        let more = More { returned, ..More::default() };
+        Self { paused, info, trace, more: Some(Box::new(more)) }
+    }
+
+    /// With what its worker wants posted with it.
+    pub(crate) fn with_message(mut self, message: Data) -> Self {
+        self.more.get_or_insert_default().returned.message = message;
+        self
+    }
+
+    /// What a worker has read of it and not answered, if one handed it back: this comes before
+    /// anything that the socket holds.
+    pub fn prefix(&self) -> &[u8] {
+        self.more.as_ref().map_or(&[], |more| &more.returned.prefix)
+    }
+
+    /// Whether a worker handed it back.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_handed_back(&self) -> bool {
+        self.info.handed_back_by.is_some()
+    }
+
+    /// What its next ticket says.
+    pub(crate) fn stamp(&self) -> Stamp {
+        let hops = self.more.as_ref().map_or(0, |more| more.returned.hops);
+        Stamp { hops, written: self.paused.written() }
     }
 
     /// Who connected: IPv4 addresses that were mapped into IPv6 are IPv4; `None` for a Unix peer.
@@ -133,14 +189,16 @@ impl Connection {
     /// As [`reject`](Self::reject), with a reason for the client's `vestibule-reason` header.
     pub fn reject_with(self, rejection: Rejection) {
         self.trace.rejected(rejection.reason());
-        reject::start(self.paused, rejection, self.info.peer.is_some());
+        let prefix = self.more.map(|more| more.returned.prefix).unwrap_or_default();
+        reject::start(self.paused, rejection, self.info.peer.is_some(), prefix);
     }
 
     /// Tells an HTTP/1 client to come again there, and closes; as [`reject`](Self::reject).
     #[cfg(feature = "cli")]
     pub(crate) fn redirect(self, location: String) {
         self.trace.rejected(Reason::Rejected);
-        reject::redirect(self.paused, location);
+        let prefix = self.more.map(|more| more.returned.prefix).unwrap_or_default();
+        reject::redirect(self.paused, location, prefix);
     }
 
     pub(crate) fn restore(&self) -> Result<(), rustix::io::Errno> {
@@ -167,20 +225,19 @@ impl AsFd for Connection {
 impl From<Connection> for Transferable {
     fn from(connection: Connection) -> Self {
         let descriptor = connection.paused.into_socket();
-        Self::Connection(PassedConnection { descriptor, info: connection.info })
+        let prefix = connection.more.map(|more| more.returned.prefix).unwrap_or_default();
+        Self::Connection(PassedConnection { descriptor, info: connection.info, prefix })
     }
 }
 
 impl From<PassedConnection> for Connection {
     fn from(passed: PassedConnection) -> Self {
-        let trace = Trace::of_returned(&passed.info);
-        Self {
-            paused: passed.descriptor.into(),
-            info: passed.info,
-            trace,
-            orders: None,
-            #[cfg(feature = "cli")]
-            held: None,
-        }
+        let PassedConnection { descriptor, info, prefix } = passed;
+        let handed_back = info.handed_back_by.is_some();
+        let paused = PausedConnection::from_passed(descriptor, handed_back);
+        let trace = Trace::of_returned(&info);
+        let returned = Returned { prefix, ..Returned::default() };
+        let more = handed_back.then(|| Box::new(More { returned, ..More::default() }));
+        Self { paused, info, trace, more }
     }
 }

@@ -3,6 +3,7 @@
 //! What can be decided by the address that comes with a connection goes straight on. Anything else
 //! is an [`Inspection`]: looked at once at once, and then, if that was not enough, one that waits.
 
+mod destination;
 mod inspecting;
 mod inspection;
 #[cfg(feature = "script")]
@@ -14,11 +15,12 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use vestibule_protocol::supervision::{InspectSetup, Setup};
 
+use self::destination::{Destination, Destinations};
 use self::inspection::{Gate, Goal, Inspection, address};
 
 use crate::accept;
 use crate::connection::{Connection, Orders};
-use crate::event::WorkerEvent;
+use crate::event::{HandedBack, WorkerEvent};
 use crate::inspect::waiting::Waiting;
 use crate::inspect::watch::{Sign, Watch};
 use crate::inspect::{Depth, proxy_header};
@@ -67,6 +69,10 @@ pub(crate) struct Dispatch {
     /// The listeners that the table was compiled for, in its order.
     listeners: Vec<u32>,
     pools: Vec<Arc<Shared>>,
+    /// Their names, and whom their workers may hand connections to.
+    destinations: Destinations,
+    /// Names of the listeners, in the table's order.
+    names: Vec<String>,
     table: Table,
     gates: Vec<Gate>,
     metrics: Arc<Metrics>,
@@ -122,7 +128,10 @@ impl Dispatch {
         let gates = setup.listeners.iter().map(|listener| Gate::new(listener, setup.inspect));
         let gates = gates.collect::<Result<_, _>>()?;
         let listeners = setup.listeners.iter().map(|listener| listener.id).collect();
-        Self::with((listeners, gates, pools), table, setup.inspect, metrics)
+        let mut this = Self::with((listeners, gates, pools), table, setup.inspect, metrics)?;
+        this.destinations = Destinations::new(&setup.pools);
+        this.names = setup.listeners.iter().map(|listener| listener.name.clone()).collect();
+        Ok(this)
     }
 
     fn with(
@@ -142,6 +151,8 @@ impl Dispatch {
         Ok(Self {
             listeners,
             pools,
+            destinations: Destinations::default(),
+            names: Vec::new(),
             table,
             gates,
             metrics,
@@ -206,6 +217,47 @@ impl Dispatch {
             {
                 self.inspect(&mut state, listener, connection, goal);
             }
+        }
+        self.flush(&mut state.parts);
+    }
+
+    /// A connection that a worker of this pool hands back goes where it says, if it may, or where the
+    /// rules say, as if it had just come.
+    fn route_again(self: &Arc<Self>, from: &Arc<Shared>, worker: &str, back: HandedBack) {
+        let HandedBack { connection, message, to } = back;
+        let Some(to) = to else {
+            return self.route_by_rules(connection.with_message(message));
+        };
+        // A pool that a reload has removed may name nobody.
+        let from = self.pools.iter().position(|known| Arc::ptr_eq(known, from));
+        match self.destinations.resolve(from.unwrap_or(usize::MAX), &to) {
+            Ok(Destination { pool, slot }) => {
+                let Some(pool) = self.pools.get(pool) else { return };
+                if let Err((refused, connection)) = pool.hand_to(slot, connection, message) {
+                    self.reject(connection, accept::rejection(refused));
+                }
+            }
+            Err(reason) => {
+                tracing::warn!(worker, to, %reason, "a connection cannot be handed on");
+                self.reject(connection, Rejection::because(Reason::RefusedByPolicy));
+            }
+        }
+    }
+
+    /// Its PROXY header is gone and its peer's limits have let it in: only the rules are asked again.
+    fn route_by_rules(self: &Arc<Self>, connection: Connection) {
+        let name = &*connection.info().listener;
+        let place = self.names.iter().position(|known| known == name);
+        let Some(listener) = place.and_then(|place| u32::try_from(place).ok()) else {
+            // The listener was removed meanwhile: no rule is about it.
+            return self.reject(connection, Rejection::because(Reason::NoRoute));
+        };
+        let facts = Facts::of_address(listener as usize, address(&connection));
+        let mut state = self.state();
+        if let Some((connection, goal)) =
+            self.settle(&mut state.parts, connection, &facts, self.first_goal())
+        {
+            self.inspect(&mut state, listener, connection, goal);
         }
         self.flush(&mut state.parts);
     }
@@ -339,7 +391,12 @@ impl Dispatch {
 
 /// Logs what a pool's workers do, and answers clients whose connection came back. Ends with the pool,
 /// and says which it was.
-pub(crate) async fn watch(id: u32, pool: Arc<Shared>, metrics: Arc<Metrics>) -> u32 {
+pub(crate) async fn watch(
+    id: u32,
+    pool: Arc<Shared>,
+    metrics: Arc<Metrics>,
+    switch: Arc<Switch>,
+) -> u32 {
     loop {
         let Some((slot, event)) = crate::worker::next_event(&pool, None).await else {
             if pool.core().is_done() {
@@ -356,6 +413,9 @@ pub(crate) async fn watch(id: u32, pool: Arc<Shared>, metrics: Arc<Metrics>) -> 
                 // Without its connection it had to be closed.
                 metrics.rejected(undelivered.reason.rejection().reason());
                 undelivered.reject();
+            }
+            WorkerEvent::HandedBack(back) => {
+                switch.present().route_again(&pool, worker, *back);
             }
             WorkerEvent::Error(error) => {
                 tracing::warn!(worker, %error, "worker reported an error")

@@ -19,6 +19,8 @@ pub enum WorkerEvent {
     MessageError(String),
     /// A message that the worker did not take, with everything that it carried.
     Undelivered(Undelivered),
+    /// The worker hands a connection back, to be posted to another.
+    HandedBack(Box<HandedBack>),
     /// The process ended. Exactly once a process, after everything else of it.
     Exit(Exit),
 }
@@ -68,6 +70,18 @@ impl Undelivered {
             connection.reject_with(rejection);
         }
     }
+}
+
+/// A connection that a worker was given, and hands back.
+#[derive(Debug)]
+pub struct HandedBack {
+    /// The connection, with what was read of it and not answered
+    /// ([`prefix`](Connection::prefix)): whoever gets it reads that first.
+    pub connection: Connection,
+    /// What the worker wants posted with it.
+    pub message: Data,
+    /// The pool or worker that it wants it to go to; `None`: whoever the rules say.
+    pub to: Option<String>,
 }
 
 /// Why a message comes back.

@@ -52,6 +52,14 @@ impl Entry {
         matches!(self.cargo, Cargo::Connection(_))
     }
 
+    /// What was read of the connection that it carries.
+    pub(crate) fn prefix(&self) -> &[u8] {
+        match &self.cargo {
+            Cargo::Connection(connection) => connection.prefix(),
+            Cargo::List(_) => &[],
+        }
+    }
+
     /// The peer's address, where affinity hangs on it.
     pub(crate) fn key(&self) -> Option<IpAddr> {
         match &self.cargo {

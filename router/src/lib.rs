@@ -49,13 +49,14 @@ pub mod supervisor;
 #[cfg(not(feature = "cli"))]
 mod supervisor;
 mod sys;
+mod ticket;
 mod trace;
 pub mod transfer;
 pub mod worker;
 
 pub use accept::{accept_dry, serve};
 pub use connection::Connection;
-pub use event::{Exit, Undelivered, UndeliveredReason, WorkerError, WorkerEvent};
+pub use event::{Exit, HandedBack, Undelivered, UndeliveredReason, WorkerError, WorkerEvent};
 pub use listener::{ListenError, Listener};
 pub use options::{Output, Restart, WorkerOptions};
 pub use pool::core::{Counters, Refused};

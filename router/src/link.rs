@@ -8,14 +8,18 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use vestibule_protocol::Data;
-use vestibule_protocol::handshake::{Acks, Attach, Hello};
+use vestibule_protocol::connection_info::Ticket;
+use vestibule_protocol::handshake::{Abilities, Acks, Attach, Hello};
 use vestibule_protocol::header::{HEADER_LEN, Header};
 use vestibule_protocol::limits::{INLINE_MESSAGE, MAX_DESCRIPTORS};
 use vestibule_protocol::message::{self, Refusal, kind};
 use vestibule_protocol::socket::{PacketSocket, SendError, Sent};
-use vestibule_protocol::{envelope, sys};
+use vestibule_protocol::tlv::TooLong;
+use vestibule_protocol::{ConnectionInfo, envelope, sys};
 
+use crate::connection::Connection;
 use crate::handoff::{Cargo, Entry, Handoff};
+use crate::ticket::Tickets;
 
 /// What a worker's `Hello` allows.
 #[derive(Clone, Copy, Debug)]
@@ -28,6 +32,8 @@ pub(crate) struct Limits {
     pub(crate) acks: Acks,
     /// Most connections that the worker wants to hold; `u32::MAX` if it names none.
     pub(crate) connections: u32,
+    /// What else it can do.
+    pub(crate) abilities: Abilities,
 }
 
 impl From<&Hello> for Limits {
@@ -37,6 +43,7 @@ impl From<&Hello> for Limits {
             batch: usize::from(hello.batch),
             acks: hello.acks,
             connections: if hello.max_connections == 0 { u32::MAX } else { hello.max_connections },
+            abilities: hello.abilities,
         }
     }
 }
@@ -65,13 +72,28 @@ pub(crate) struct Scratch {
 pub(crate) struct Link {
     pub(crate) socket: PacketSocket,
     epoch: u16,
+    /// For connections that it may hand back.
+    tickets: Tickets,
 }
 
 impl Link {
     /// Takes the router's end. A worker's large message comes in a memfd, so descriptors cannot be
     /// refused in the kernel; what comes unasked is closed on a thread of its own.
-    pub(crate) fn new(socket: PacketSocket, epoch: u16) -> Self {
-        Self { socket, epoch }
+    pub(crate) fn new(socket: PacketSocket, epoch: u16, tickets: Tickets) -> Self {
+        Self { socket, epoch, tickets }
+    }
+
+    /// The tickets that connections from here come back with.
+    pub(crate) fn tickets(&self) -> Tickets {
+        self.tickets
+    }
+
+    /// The ticket of a connection that is about to be sent, if the worker has a use for it.
+    fn ticket(&self, connection: &Connection, limits: &Limits) -> Option<Ticket> {
+        if !limits.abilities.has(Abilities::HAND_BACK) {
+            return None;
+        }
+        self.tickets.issue(connection)
     }
 
     /// The epoch that this router speaks in.
@@ -172,7 +194,9 @@ impl Link {
                 break;
             }
             let before = body.len();
-            let fits = message::put_entry(body, connection.info(), entry.data.as_bytes()).is_ok();
+            let ticket = self.ticket(connection, limits);
+            let (info, data) = (connection.info(), entry.data.as_bytes());
+            let fits = message::put_entry_with(body, info, ticket, data).is_ok();
             if !fits || body.len() > bytes {
                 body.truncate(before);
                 break;
@@ -208,9 +232,12 @@ impl Link {
         scratch: &mut Scratch,
     ) -> Result<Option<Sent>, SendError> {
         let Some(entry) = handoff.waiting_entries().next() else { return Ok(None) };
+        if !entry.prefix().is_empty() && !limits.abilities.has(Abilities::PREFIX) {
+            return Ok(None);
+        }
         let body = &mut scratch.body;
         body.clear();
-        let Ok(mut descriptors) = encode_single(entry, body) else { return Ok(None) };
+        let Ok(mut descriptors) = self.encode_single(entry, limits, body) else { return Ok(None) };
         let memory: OwnedFd;
         let large = is_large(&entry.data, body.len(), limits);
         if large {
@@ -238,6 +265,28 @@ impl Link {
         let parts = [IoSlice::new(&head), IoSlice::new(body)];
         self.socket.try_send(&parts, &descriptors).map(Some)
     }
+
+    fn encode_single<'e>(
+        &self,
+        entry: &'e Entry,
+        limits: &Limits,
+        body: &mut Vec<u8>,
+    ) -> Result<Vec<BorrowedFd<'e>>, TooLong> {
+        match &entry.cargo {
+            Cargo::Connection(connection) => {
+                let ticket = self.ticket(connection, limits);
+                let info = ConnectionInfo { ticket, ..connection.info().clone() };
+                message::put_item(body, &message::ItemKind::Connection(info))?;
+                message::put_prefix(body, connection.prefix());
+                message::put_message(body, entry.data.as_bytes());
+                Ok(vec![connection.as_fd()])
+            }
+            Cargo::List(list) => {
+                envelope::encode(body, list, entry.data.as_bytes())?;
+                Ok(list.iter().map(AsFd::as_fd).collect())
+            }
+        }
+    }
 }
 
 /// Whether a message leaves its packet: for its own length, as was counted when it was posted, or
@@ -246,27 +295,11 @@ fn is_large(data: &Data, body: usize, limits: &Limits) -> bool {
     data.len() > INLINE_MESSAGE || HEADER_LEN + body > limits.packet
 }
 
-/// Whether an entry may share a packet with others.
+/// Whether an entry may share a packet with others: what was read of a connection has no place in an
+/// offer.
 fn is_batched(entry: &Entry) -> bool {
-    matches!(entry.cargo, Cargo::Connection(_)) && entry.data.len() <= INLINE_MESSAGE
-}
-
-fn encode_single<'e>(
-    entry: &'e Entry,
-    body: &mut Vec<u8>,
-) -> Result<Vec<BorrowedFd<'e>>, vestibule_protocol::tlv::TooLong> {
-    match &entry.cargo {
-        Cargo::Connection(connection) => {
-            let kind = message::ItemKind::Connection(connection.info().clone());
-            message::put_item(body, &kind)?;
-            message::put_message(body, entry.data.as_bytes());
-            Ok(vec![connection.as_fd()])
-        }
-        Cargo::List(list) => {
-            envelope::encode(body, list, entry.data.as_bytes())?;
-            Ok(list.iter().map(AsFd::as_fd).collect())
-        }
-    }
+    matches!(&entry.cargo, Cargo::Connection(connection) if connection.prefix().is_empty())
+        && entry.data.len() <= INLINE_MESSAGE
 }
 
 /// Descriptors that a message with this list needs in its packet.
@@ -284,7 +317,13 @@ mod tests {
     use super::*;
 
     fn limits(packet: usize) -> Limits {
-        Limits { packet, batch: MAX_DESCRIPTORS, acks: Acks::Cumulative, connections: u32::MAX }
+        Limits {
+            packet,
+            batch: MAX_DESCRIPTORS,
+            acks: Acks::Cumulative,
+            connections: u32::MAX,
+            abilities: Abilities::default(),
+        }
     }
 
     fn pipes(count: usize) -> Vec<Transferable> {
@@ -295,7 +334,7 @@ mod tests {
     /// whether in memory, the length of its packet at least, and the message.
     fn arrives(list: Vec<Transferable>, bytes: usize, packet: usize) -> Option<(bool, usize)> {
         let (ours, theirs) = sys::seqpacket_pair().unwrap();
-        let link = Link::new(PacketSocket::new(ours).unwrap(), 1);
+        let link = Link::new(PacketSocket::new(ours).unwrap(), 1, Tickets::new([0; 16]));
         let worker = PacketSocket::new(theirs).unwrap();
         let count = list.len();
         let mut handoff = Handoff::default();

@@ -268,6 +268,8 @@ impl Listener {
             route: Arc::clone(&self.route),
             peer_context: None,
             accepted,
+            ticket: None,
+            handed_back_by: None,
         };
         Connection::new(PausedConnection::new(socket), info)
     }

@@ -12,7 +12,7 @@ use crate::sys::page::{NUMBERS, Page};
 const ACCEPTED: usize = 0;
 /// One number a reason, in the order of [`Reason::ALL`].
 const FIRST_REASON: usize = 8;
-/// What pools count begins here; seven numbers each, in eight.
+/// What pools count begins here; eight numbers each.
 const FIRST_POOL: usize = 32;
 const POOL: usize = 8;
 
@@ -78,6 +78,7 @@ impl Metrics {
             faults: at(4),
             client_gone: at(5),
             discarded: at(6),
+            handed_back: at(7),
         }
     }
 
@@ -91,6 +92,7 @@ impl Metrics {
             before.faults + now.faults,
             before.client_gone + now.client_gone,
             before.discarded + now.discarded,
+            before.handed_back + now.handed_back,
         ];
         let first = FIRST_POOL + pool as usize * POOL;
         for (index, value) in (first..NUMBERS).zip(values) {

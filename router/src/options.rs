@@ -40,6 +40,7 @@ pub struct WorkerOptions {
     pub(crate) stop_signal: Signal,
     pub(crate) restart: Option<Restart>,
     pub(crate) restart_on_error: bool,
+    pub(crate) hand_back_to: Vec<String>,
     pub(crate) recycle: Recycle,
 }
 
@@ -119,6 +120,7 @@ impl WorkerOptions {
             restart: None,
             restart_on_error: false,
             recycle: Recycle::default(),
+            hand_back_to: Vec::new(),
         }
     }
 
@@ -308,6 +310,13 @@ impl WorkerOptions {
         self
     }
 
+    /// Names of the pools that its workers may name when they hand a connection back. Without a name
+    /// the rules decide.
+    pub fn hand_back_to<T: Into<String>>(mut self, pools: impl IntoIterator<Item = T>) -> Self {
+        self.hand_back_to = pools.into_iter().map(Into::into).collect();
+        self
+    }
+
     /// Starts workers again that ended. Without it a slot stays empty.
     pub fn restart(mut self, restart: Restart) -> Self {
         self.restart = Some(restart);
@@ -359,6 +368,7 @@ impl WorkerOptions {
             drain_timeout: self.drain_timeout,
             max_connections: self.max_connections,
             restart_on_error: self.restart_on_error,
+            hand_back_to: self.hand_back_to.clone(),
         }
     }
 }

@@ -20,6 +20,7 @@ pub(crate) use self::core::Core;
 use self::core::Refused;
 use crate::connection::Connection;
 use crate::handoff::{Cargo, Entry};
+use vestibule_protocol::Data;
 
 /// What the tasks of a pool and its handles share.
 #[derive(Debug)]
@@ -123,6 +124,32 @@ impl Shared {
         changed.as_mut().enable();
         if !self.core().is_settled() {
             changed.await;
+        }
+    }
+
+    /// Hands a connection with a message over to this worker, or to whom the balance says if none is
+    /// named, or the named one takes nothing.
+    #[cfg(feature = "cli")]
+    pub(crate) fn hand_to(
+        &self,
+        slot: Option<u32>,
+        connection: Connection,
+        message: Data,
+    ) -> Result<(), (Refused, Connection)> {
+        let entry = Entry::new(message, Cargo::Connection(connection));
+        let refused = self.step(|core| {
+            let taken = match slot {
+                Some(slot) => core.post(slot, entry).or_else(|(_, entry)| core.offer(entry)),
+                None => core.offer(entry),
+            };
+            core.flush();
+            taken
+        });
+        match refused {
+            Err((reason, Entry { cargo: Cargo::Connection(connection), .. })) => {
+                Err((reason, connection))
+            }
+            _ => Ok(()),
         }
     }
 

@@ -142,7 +142,7 @@ impl Queue {
         else {
             return None;
         };
-        match sign.client(connection) {
+        match sign.client(connection, !connection.prefix().is_empty()) {
             Client::Gone => Some((self.order.lane(sign.token)?, self.take(sign.token)?)),
             Client::SaidAll => {
                 watch.expect_no_more(connection, sign.token);
@@ -189,6 +189,7 @@ mod tests {
             route: "".into(),
             peer_context: None,
             accepted: 0,
+            ..ConnectionInfo::default()
         };
         let connection = Connection::new(PausedConnection::new(server.into()), info);
         (client, Entry::new(Data::NONE, Cargo::Connection(connection)), copy)

@@ -196,13 +196,21 @@ pub(crate) async fn all_said() {
 ///
 /// A connection that a worker read from or wrote to is closed whatever the rejection says: an answer
 /// in the middle of another would be taken for a part of it.
-pub(crate) fn start(connection: PausedConnection, rejection: Rejection, inet: bool) {
+///
+/// `read`: what a worker has read of it, which shows the form as well as what is still to come.
+pub(crate) fn start(
+    connection: PausedConnection,
+    rejection: Rejection,
+    inet: bool,
+    read: Box<[u8]>,
+) {
     if connection.touched() == Touched::Yes {
         return connection.release();
     }
     match rejection.answer {
         Answer::Status(status) if inet => {
-            speak(connection, Said { status, reason: rejection.reason.as_str(), location: None });
+            let reason = rejection.reason.as_str();
+            speak(connection, Said { status, reason, location: None, read });
         }
         Answer::Reset => reset(connection),
         Answer::Close | Answer::Status(_) => connection.release(),
@@ -212,12 +220,12 @@ pub(crate) fn start(connection: PausedConnection, rejection: Rejection, inet: bo
 /// Tells an HTTP/1 client in a task of its own to come again with TLS (308, RFC 9110 15.4.9), for as
 /// long as a rejection may take.
 #[cfg(feature = "cli")]
-pub(crate) fn redirect(connection: PausedConnection, location: String) {
+pub(crate) fn redirect(connection: PausedConnection, location: String, read: Box<[u8]>) {
     if connection.touched() == Touched::Yes {
         return connection.release();
     }
     let reason = Reason::Rejected.as_str();
-    speak(connection, Said { status: 308, reason, location: Some(location) });
+    speak(connection, Said { status: 308, reason, location: Some(location), read });
 }
 
 /// What a client is told.
@@ -225,6 +233,8 @@ struct Said {
     status: u16,
     reason: &'static str,
     location: Option<String>,
+    /// What a worker has read of it.
+    read: Box<[u8]>,
 }
 
 fn speak(connection: PausedConnection, said: Said) {
@@ -251,10 +261,14 @@ fn reset(connection: PausedConnection) {
 
 async fn tell(client: &AsyncFd<OwnedFd>, said: &Said) -> io::Result<()> {
     let mut first = [0u8; 8];
-    let Ok(seen) = timeout(FIRST_BYTES, receive(client, &mut first, RecvFlags::PEEK)).await else {
-        return Ok(());
+    let seen = if said.read.is_empty() {
+        let peek = receive(client, &mut first, RecvFlags::PEEK);
+        let Ok(seen) = timeout(FIRST_BYTES, peek).await else { return Ok(()) };
+        first.get(..seen?).unwrap_or_default()
+    } else {
+        &said.read
     };
-    match form(first.get(..seen?).unwrap_or_default()) {
+    match form(seen) {
         Form::Silent => return Ok(()),
         // A plain close, after what came is read: else it would be a reset.
         Form::Http2 => {}
@@ -324,7 +338,7 @@ fn alert(status: u16) -> [u8; 7] {
 }
 
 fn response(said: &Said) -> String {
-    let Said { status, reason, location } = said;
+    let Said { status, reason, location, .. } = said;
     let status = *status;
     let phrase = match status {
         308 => "Permanent Redirect",
@@ -394,6 +408,7 @@ mod tests {
             PausedConnection::new(server.into()),
             Rejection::status(status, Reason::NoWorker),
             true,
+            Box::default(),
         );
         let mut answer = Vec::new();
         client.read_to_end(&mut answer).await.unwrap();
@@ -417,7 +432,11 @@ mod tests {
         let (server, _) = listener.accept().unwrap();
         server.set_nonblocking(true).unwrap();
         client.write_all(b"GET /a?b HTTP/1.1\r\nhost: a.example\r\n\r\n").await.unwrap();
-        redirect(PausedConnection::new(server.into()), "https://a.example/a?b".to_owned());
+        redirect(
+            PausedConnection::new(server.into()),
+            "https://a.example/a?b".to_owned(),
+            Box::default(),
+        );
         let mut answer = String::new();
         client.read_to_string(&mut answer).await.unwrap();
         assert!(answer.starts_with("HTTP/1.1 308 Permanent Redirect\r\n"), "{answer}");
@@ -445,6 +464,7 @@ mod tests {
                 PausedConnection::new(server.into()),
                 Rejection::status(503, Reason::NoWorker),
                 true,
+                Box::default(),
             );
             let mut seen = Vec::new();
             // Closed with data that nobody read, it ends with a reset.

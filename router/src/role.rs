@@ -24,6 +24,7 @@ use crate::metrics::Metrics;
 use crate::pool::drive::Ports;
 use crate::pool::{Core, Shared};
 use crate::sys::router_privileges::{self, PrivilegeError};
+use crate::ticket::Tickets;
 
 /// How long the supervisor may take to say what to do.
 const SETUP: Duration = Duration::from_secs(10);
@@ -149,7 +150,7 @@ impl Router {
     ) -> Result<Self, RoleError> {
         let (tell_pools, told) = mpsc::unbounded_channel();
         let mut router = Self {
-            ports: Ports::new(setup.epoch),
+            ports: Ports::new(setup.epoch, Tickets::new(setup.ticket_key)),
             switch: Arc::new(Switch::new(Arc::clone(&metrics))?),
             metrics,
             sockets: BTreeMap::new(),

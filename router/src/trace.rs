@@ -187,6 +187,7 @@ mod tests {
             route: "default".into(),
             peer_context: None,
             accepted: 0,
+            ..ConnectionInfo::default()
         };
         let count = Arc::new(AtomicUsize::new(0));
         let subscriber = Counting(level, Arc::clone(&count));

@@ -21,6 +21,7 @@ use crate::pool::slot::State;
 use crate::pool::{Shared, drive};
 use crate::supervisor;
 use crate::supervisor::identity::{Identity, IdentityError};
+use crate::ticket::Tickets;
 use crate::transfer::Transfer;
 
 /// One worker: a process with a port. Several handles may name it; when the last one of a pool is
@@ -296,6 +297,7 @@ impl WorkerPool {
             return Err(SpawnError::Empty);
         }
         Identity::resolve(&options.identity)?;
+        let key = crate::ticket::new_key().map_err(|error| SocketError::System(error.into()))?;
         let (one, two) = seqpacket_pair().map_err(|error| SocketError::System(error.into()))?;
         let (supervisor_end, router_end) = (ControlPort::new(one)?, ControlPort::new(two)?);
         let names: Vec<Arc<str>> =
@@ -304,7 +306,9 @@ impl WorkerPool {
         let shared = Arc::new(Shared::new(0, options.settings(), names.clone(), tell));
         let closing = Arc::new(Notify::new());
         tokio::spawn(supervisor::run(supervisor_end, Arc::new(options.clone()), names.clone()));
-        tokio::spawn(drive::run(Arc::clone(&shared), router_end, told, Arc::clone(&closing)));
+        let tickets = Tickets::new(key);
+        let ended = Arc::clone(&closing);
+        tokio::spawn(drive::run(Arc::clone(&shared), router_end, told, ended, tickets));
         let handle = Arc::new(Handle { shared, closing, options: options.clone() });
         let workers = (0u32..)
             .zip(names)

@@ -46,6 +46,16 @@ pub use files::Gate;
 pub use orders::{Order, Said};
 pub use world::{DEADLINE, World, run};
 
+/// A sum of bytes in which each one's place counts (Fletcher's): to say of long ones that they are the
+/// same, on both sides of a connection.
+pub fn sum(bytes: &[u8]) -> u64 {
+    let (low, high) = bytes.iter().fold((0u64, 0u64), |(low, high), byte| {
+        let low = (low + u64::from(*byte)) % 0xffff_ffff;
+        (low, (high + low) % 0xffff_ffff)
+    });
+    high << 32 | low
+}
+
 /// The program of well-behaved workers, `bin/test-worker`: its path is known only to the cases.
 #[macro_export]
 macro_rules! worker {

@@ -126,6 +126,15 @@ impl Master {
     /// What all routers together have counted: connections accepted, and acknowledged by workers. The
     /// supervisor keeps them in a sealed memfd, one 64-bit number each.
     pub fn accepted_and_acknowledged(&self) -> (u64, u64) {
+        (self.counter(0), self.counter(32))
+    }
+
+    /// How many connections the workers of a pool have handed back.
+    pub fn handed_back(&self, pool: usize) -> u64 {
+        self.counter(32 + 8 * pool + 7)
+    }
+
+    fn counter(&self, at: usize) -> u64 {
         let folder = format!("/proc/{}/fd", self.pid());
         let page = std::fs::read_dir(folder)
             .unwrap()
@@ -138,8 +147,7 @@ impl Master {
             .expect("the page of counters");
         let mut numbers = Vec::new();
         std::fs::File::open(page).unwrap().read_to_end(&mut numbers).unwrap();
-        let number = |at: usize| u64::from_ne_bytes(numbers[at * 8..][..8].try_into().unwrap());
-        (number(0), number(32))
+        u64::from_ne_bytes(numbers[at * 8..][..8].try_into().unwrap())
     }
 
     /// Sends a signal to the supervisor.

@@ -50,6 +50,15 @@ pub fn is_gone(pid: u32) -> bool {
     status(pid).is_none()
 }
 
+/// How many sockets a process has open.
+pub fn sockets(pid: u32) -> usize {
+    let Ok(entries) = std::fs::read_dir(format!("/proc/{pid}/fd")) else { return 0 };
+    entries
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
 pub(crate) fn number(pid: u32) -> Pid {
     Pid::from_raw(i32::try_from(pid).unwrap()).expect("0 is no process")
 }

@@ -331,6 +331,7 @@ fn unix_connection() -> (UnixStream, Connection) {
         route: "default".into(),
         peer_context: None,
         accepted: 0,
+        ..ConnectionInfo::default()
     };
     (client, Connection::new(PausedConnection::new(server.into()), info))
 }

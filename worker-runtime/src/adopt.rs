@@ -60,6 +60,8 @@ impl From<RefusalReason> for Refused {
 struct Prepared {
     socket: Socket,
     info: ConnectionInfo,
+    /// What an earlier worker has read of it.
+    prefix: Vec<u8>,
 }
 
 impl Adopter<'_> {
@@ -145,7 +147,10 @@ impl Adopter<'_> {
             let mut prepared = Vec::with_capacity(connections);
             for (item, descriptor) in body.items.into_iter().zip(descriptors.drain(..)) {
                 if let ItemKind::Connection(facts) = item {
-                    prepared.push(self.prepare(sequence, facts, body.message, descriptor)?);
+                    let mut one = self.prepare(sequence, facts, body.message, descriptor)?;
+                    // Only one connection alone has a prefix.
+                    one.prefix = body.prefix.to_vec();
+                    prepared.push(one);
                 }
             }
             prepared.into_iter().for_each(|prepared| self.take(prepared));
@@ -182,7 +187,7 @@ impl Adopter<'_> {
                 // The message is the event's, not this connection's.
                 let socket = self.register(sequence, &facts, descriptor)?;
                 let info = ConnectionInfo::new(facts, Data::NONE, None);
-                Ok(Item::Connection(Prepared { socket, info }))
+                Ok(Item::Connection(Prepared { socket, info, prefix: Vec::new() }))
             }
             ItemKind::Port => MessagePort::new(descriptor)
                 .map(|port| Item::Other(Transferred::Port(port)))
@@ -205,7 +210,8 @@ impl Adopter<'_> {
             facts.peer_context = socket.peer_context().map(Into::into);
         }
         let data = Data::from_parts(self.codec, message.to_vec());
-        Ok(Prepared { socket, info: ConnectionInfo::new(facts, data, typed) })
+        let info = ConnectionInfo::new(facts, data, typed);
+        Ok(Prepared { socket, info, prefix: Vec::new() })
     }
 
     fn register(
@@ -262,7 +268,7 @@ impl Adopter<'_> {
 
 impl Prepared {
     fn finish(self, link: &Arc<Link>) -> Connection {
-        Connection { stream: Stream::adopt(self.socket, link), info: self.info }
+        Connection { stream: Stream::adopt(self.socket, link, self.prefix), info: self.info }
     }
 }
 

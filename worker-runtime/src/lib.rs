@@ -40,7 +40,8 @@
 //! ```
 //!
 //! # Differences from the web's worker scope
-//! - `post_message` takes no transfer list: a worker hands no descriptors to its router.
+//! - `post_message` takes no transfer list: a worker hands no descriptors to its router, except a
+//!   connection that it was given (`hand_back`).
 //! - A full queue towards the router is an error that hands the message back.
 //! - What the program cannot take is refused to the sender, never dropped.
 
@@ -50,6 +51,7 @@ mod drain;
 mod event;
 #[cfg(feature = "axum")]
 mod extract;
+mod hand_back;
 mod http_timer;
 mod inbox;
 mod link;
@@ -76,6 +78,7 @@ pub use connection_info::{ConnectionInfo, Posted};
 pub use event::{Connection, Event, MessageError, Transferred};
 #[cfg(feature = "axum")]
 pub use extract::{Extension, MessageRejection};
+pub use hand_back::{HandBackError, NotHandedBack};
 pub use inbox::Fault;
 #[cfg(feature = "axum")]
 pub use listener::{FirstRequest, PortListener};

@@ -13,7 +13,7 @@ use tokio::sync::Notify;
 use tokio::time::Instant;
 use vestibule_protocol::Data;
 use vestibule_protocol::codec::EncodeError;
-use vestibule_protocol::handshake::{Attach, Hello};
+use vestibule_protocol::handshake::{Abilities, Attach, Hello};
 use vestibule_protocol::limits::MAX_MESSAGE;
 use vestibule_protocol::message::{ErrorReport, Refusal};
 use vestibule_protocol::port::{PostError, PostMessageError, SocketError};
@@ -48,6 +48,8 @@ pub(crate) struct Link {
     settings: RwLock<Arc<Settings>>,
     /// From the last `Attach`.
     drain_timeout: Mutex<Duration>,
+    /// Whether the router takes connections back.
+    takes_back: AtomicBool,
     /// Whether a listener reads the port now.
     listening: AtomicBool,
     /// A listener stopped reading.
@@ -73,6 +75,7 @@ impl Link {
             connections: Connections::new(),
             settings: RwLock::default(),
             drain_timeout: Mutex::new(Attach::default().drain_timeout),
+            takes_back: AtomicBool::new(false),
             listening: AtomicBool::new(false),
             stopped_listening: Notify::new(),
         }
@@ -158,8 +161,11 @@ impl Link {
             ready: self.connections.phase() == Phase::Running,
             max_connections: self.settings().max_connections,
             received,
+            abilities: Abilities::HAND_BACK.and(Abilities::PREFIX),
             ..Hello::default()
         };
+        let takes_back = attach.abilities.has(Abilities::HAND_BACK);
+        self.takes_back.store(takes_back, Ordering::Relaxed);
         let mut outbox = lock(&self.outbox);
         outbox.attached(epoch, attach.max_packet, hello);
         self.flush(outbox, 0);
@@ -230,6 +236,34 @@ impl Link {
         }
     }
 
+    /// Hands a connection back with what says so, and returns the number.
+    ///
+    /// # Errors
+    /// It is not sent, and `connection`, a copy, is closed.
+    pub(crate) fn hand_back(
+        self: &Arc<Self>,
+        body: Data,
+        connection: OwnedFd,
+    ) -> Result<u64, PostError> {
+        let mut outbox = lock(&self.outbox);
+        if outbox.is_closed() {
+            return Err(PostError::Closed);
+        }
+        if outbox.is_full(&body) {
+            return Err(PostError::QueueFull);
+        }
+        let letter = Letter::hand_back(body, connection)?;
+        let sequence = outbox.push_message(letter);
+        // From here on it is on its way: what cannot be sent for good is closed, and logged.
+        self.flush(outbox, 0);
+        Ok(sequence)
+    }
+
+    /// Whether the router takes connections back.
+    pub(crate) fn takes_back(&self) -> bool {
+        self.takes_back.load(Ordering::Relaxed)
+    }
+
     /// Reports an error in the program.
     pub(crate) fn report(self: &Arc<Self>, report: &ErrorReport) {
         self.say(Letter::error(report));
@@ -291,10 +325,9 @@ impl Link {
     }
 
     fn send(&self, bound: &Bound, outbox: &mut Outbox) -> Result<Sent, SendError> {
-        outbox.flush(|| self.connections.open(), &mut |header, body, memory| {
+        outbox.flush(|| self.connections.open(), &mut |header, body, descriptors| {
             let head = header.encode();
             let parts = [IoSlice::new(&head), IoSlice::new(body)];
-            let descriptors = memory.as_slice();
             bound.socket.try_send(&parts, descriptors)
         })
     }

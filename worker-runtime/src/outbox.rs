@@ -23,7 +23,7 @@ const NUMBERS_LEN: usize = 2 * (tlv::FIELD_HEAD + 4);
 
 /// Sends one packet now or not at all.
 pub(crate) type Send<'a> =
-    dyn FnMut(&Header, &[u8], Option<BorrowedFd<'_>>) -> Result<Sent, SendError> + 'a;
+    dyn FnMut(&Header, &[u8], &[BorrowedFd<'_>]) -> Result<Sent, SendError> + 'a;
 
 /// One thing that the program said.
 #[derive(Debug)]
@@ -35,6 +35,8 @@ pub(crate) struct Letter {
     data: Data,
     /// The same, once it is clear that it does not fit a packet.
     memory: Option<OwnedFd>,
+    /// The connection that is handed back.
+    connection: Option<OwnedFd>,
 }
 
 impl Letter {
@@ -51,7 +53,16 @@ impl Letter {
         } else {
             None
         };
-        Ok(Self { kind: kind::WORKER_MESSAGE, sequence: 0, data, memory })
+        Ok(Self { kind: kind::WORKER_MESSAGE, sequence: 0, data, memory, connection: None })
+    }
+
+    /// A connection that is handed back, with the body that says so, to be numbered.
+    ///
+    /// # Errors
+    /// It needs sealed memory and there is none.
+    pub(crate) fn hand_back(body: Data, connection: OwnedFd) -> Result<Self, SendError> {
+        let letter = Self::message(body).map_err(|(error, _)| error)?;
+        Ok(Self { kind: kind::HAND_BACK, connection: Some(connection), ..letter })
     }
 
     /// An error in the program.
@@ -72,7 +83,7 @@ impl Letter {
     }
 
     fn unnumbered(kind: u8, data: Data) -> Self {
-        Self { kind, sequence: 0, data, memory: None }
+        Self { kind, sequence: 0, data, memory: None, connection: None }
     }
 
     fn weight(&self) -> usize {
@@ -288,7 +299,7 @@ impl Outbox {
                 kind::ACKNOWLEDGE
             }
         };
-        send(&Header::new(kind, router.epoch), &self.body, None)
+        send(&Header::new(kind, router.epoch), &self.body, &[])
     }
 
     fn send_letter(&mut self, router: Router, send: &mut Send<'_>) -> Result<Sent, SendError> {
@@ -306,15 +317,29 @@ impl Outbox {
             }
         }
         let large = letter.memory.is_some();
+        // The memory first: what it holds says what the others are.
+        let memory = letter.memory.as_ref().map(AsFd::as_fd);
+        let connection = letter.connection.as_ref().map(AsFd::as_fd);
+        let both;
+        let descriptors = match (&memory, &connection) {
+            (Some(memory), Some(connection)) => {
+                both = [*memory, *connection];
+                both.as_slice()
+            }
+            (memory, connection) => {
+                memory.as_ref().or(connection.as_ref()).map_or(&[][..], std::slice::from_ref)
+            }
+        };
         let header = Header {
             codec: letter.data.codec(),
             large,
-            descriptors: large.into(),
+            // Two at most.
+            descriptors: descriptors.len() as u8,
             sequence: letter.sequence,
             ..Header::new(letter.kind, router.epoch)
         };
         let body = if large { &[] } else { letter.data.as_bytes() };
-        send(&header, body, letter.memory.as_ref().map(AsFd::as_fd))
+        send(&header, body, descriptors)
     }
 }
 

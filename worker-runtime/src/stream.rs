@@ -66,12 +66,64 @@ pub struct Stream {
     key: Key,
     /// Whether the client was told the end.
     ended: bool,
+    /// What was read before and is read again, before anything from the socket.
+    unread: Unread,
+}
+
+/// Bytes that are read before those of the socket.
+#[derive(Debug, Default)]
+struct Unread {
+    bytes: Vec<u8>,
+    /// How many of them were read.
+    at: usize,
+}
+
+impl Unread {
+    fn rest(&self) -> &[u8] {
+        self.bytes.get(self.at..).unwrap_or_default()
+    }
+
+    /// Reads from it; false if there is nothing.
+    fn read(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let rest = self.rest();
+        let part = rest.get(..buffer.remaining().min(rest.len())).unwrap_or_default();
+        if part.is_empty() {
+            return false;
+        }
+        buffer.put_slice(part);
+        self.at += part.len();
+        if self.rest().is_empty() {
+            *self = Self::default();
+        }
+        true
+    }
 }
 
 impl Stream {
-    pub(crate) fn adopt(socket: Socket, link: &Arc<Link>) -> Self {
+    pub(crate) fn adopt(socket: Socket, link: &Arc<Link>, unread: Vec<u8>) -> Self {
         let key = link.connections().opened(sys::Watched::new(socket.as_fd()));
-        Self { socket, link: Arc::clone(link), key, ended: false }
+        let unread = Unread { bytes: unread, at: 0 };
+        Self { socket, link: Arc::clone(link), key, ended: false, unread }
+    }
+
+    /// Puts bytes back that were read and not answered: they are read again before anything else,
+    /// here, or, once the connection is [handed back](crate::WorkerScope::hand_back), by the next
+    /// worker.
+    pub fn unread(&mut self, bytes: &[u8]) {
+        let mut all = bytes.to_vec();
+        all.extend_from_slice(self.unread.rest());
+        self.unread = Unread { bytes: all, at: 0 };
+    }
+
+    /// What was put back, or came from another worker, and is not read yet.
+    pub fn read_before(&self) -> &[u8] {
+        self.unread.rest()
+    }
+
+    /// A copy of it is on its way to the router: here it is no longer open, and it lives on.
+    pub(crate) fn give_away(mut self) {
+        // No shutdown: that would end it for the copy, too.
+        self.ended = true;
     }
 
     pub(crate) fn key(&self) -> Key {
@@ -132,7 +184,11 @@ impl AsyncRead for Stream {
         cx: &mut Context<'_>,
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
+        let this = self.get_mut();
+        if !this.unread.bytes.is_empty() && this.unread.read(buffer) {
+            return Poll::Ready(Ok(()));
+        }
+        match &mut this.socket {
             Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
             Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
         }

@@ -61,6 +61,7 @@ fn the_tables_of_the_document_name_the_constants() {
         (kind::ERROR, "ERROR"),
         (kind::DRAINING, "DRAINING"),
         (kind::CLOSING, "CLOSING"),
+        (kind::HAND_BACK, "HAND_BACK"),
         (kind::PORT_MESSAGE, "PORT_MESSAGE"),
     ] {
         assert_row(&document, &[format!("0x{number:02x}"), format!("`{name}`")]);
@@ -73,6 +74,8 @@ fn the_tables_of_the_document_name_the_constants() {
         (message::TAG_PORT, "PORT"),
         (message::TAG_LISTENER, "LISTENER"),
         (message::TAG_DESCRIPTOR, "DESCRIPTOR"),
+        (message::TAG_PREFIX, "PREFIX"),
+        (message::TAG_TO, "TO"),
         (message::TAG_UP_TO, "UP_TO"),
         (message::TAG_EACH, "EACH"),
         (message::TAG_OPEN, "OPEN"),
@@ -90,6 +93,8 @@ fn the_tables_of_the_document_name_the_constants() {
         (connection_info::TAG_PEER_CONTEXT, "PEER_CONTEXT"),
         (connection_info::TAG_ACCEPTED, "ACCEPTED"),
         (connection_info::TAG_PEER_CREDENTIALS, "PEER_CREDENTIALS"),
+        (connection_info::TAG_TICKET, "TICKET"),
+        (connection_info::TAG_HANDED_BACK_BY, "HANDED_BACK_BY"),
     ] {
         assert_row(&document, &[format!("0x{tag:04x}"), format!("`{name}`")]);
     }
@@ -105,6 +110,8 @@ fn the_tables_of_the_document_name_the_constants() {
         ("largest user message", limits::MAX_MESSAGE),
         ("transfer list of a large body", limits::MAX_TRANSFER_LIST),
         ("text", limits::MAX_TEXT),
+        ("what was read of a connection", limits::MAX_PREFIX),
+        ("hops without an answer", usize::from(limits::MAX_HOPS)),
         ("messages before a slow receiver", limits::QUEUE_MESSAGES),
         ("bytes before a slow receiver", limits::QUEUE_BYTES),
     ] {

@@ -12,16 +12,17 @@
 mod document;
 mod vectors;
 
+use std::borrow::Cow;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use vestibule_protocol::codec::Codec;
-use vestibule_protocol::connection_info::{ConnectionInfo, Names, PeerCredentials};
-use vestibule_protocol::handshake::{Acks, Attach, Hello};
+use vestibule_protocol::connection_info::{self, ConnectionInfo, Names, PeerCredentials, Ticket};
+use vestibule_protocol::handshake::{Abilities, Acks, Attach, Hello};
 use vestibule_protocol::header::{HEADER_LEN, Header};
 use vestibule_protocol::message::{
-    self, ErrorReport, FromWorker, ItemKind, MessageBody, Refusal, RefusalReason, ToWorker,
-    decode_message, kind,
+    self, ErrorReport, FromWorker, HandBack, ItemKind, MessageBody, MessageError, Refusal,
+    RefusalReason, ToWorker, decode_message, kind,
 };
 use vestibule_protocol::tlv;
 
@@ -74,6 +75,7 @@ fn first_connection() -> ConnectionInfo {
         route: "default".into(),
         peer_context: None,
         accepted: 12_345,
+        ..ConnectionInfo::default()
     }
 }
 
@@ -87,6 +89,7 @@ fn second_connection() -> ConnectionInfo {
         route: "default".into(),
         peer_context: Some("u:r:t:s0".into()),
         accepted: 0,
+        ..ConnectionInfo::default()
     }
 }
 
@@ -100,13 +103,18 @@ fn bare_connection() -> ConnectionInfo {
         route: "".into(),
         peer_context: None,
         accepted: 0,
+        ..ConnectionInfo::default()
     }
 }
 
 #[test]
 fn attach_is_these_bytes() {
-    let attach =
-        Attach { versions: (1, 1), drain_timeout: Duration::from_secs(60), max_packet: 32_768 };
+    let attach = Attach {
+        versions: (1, 1),
+        drain_timeout: Duration::from_secs(60),
+        max_packet: 32_768,
+        abilities: Abilities::HAND_BACK,
+    };
     let expected = bare(kind::ATTACH);
     assert_eq!(packet(expected, |out| attach.encode(out)), vectors::ATTACH);
     let ToWorker::Attach(read) = to_worker(vectors::ATTACH, expected) else { panic!("kind") };
@@ -124,6 +132,7 @@ fn hello_is_these_bytes() {
         open: 0,
         max_connections: 1000,
         received: 0,
+        abilities: Abilities::HAND_BACK.and(Abilities::PREFIX),
     };
     let expected = bare(kind::HELLO);
     assert_eq!(packet(expected, |out| hello.encode(out)), vectors::HELLO);
@@ -200,7 +209,90 @@ fn message_with_every_transferable_thing_is_these_bytes() {
     });
     assert_eq!(written, vectors::MESSAGE);
     let ToWorker::Message(read) = to_worker(vectors::MESSAGE, expected) else { panic!("kind") };
-    assert_eq!(read, MessageBody { items: items.to_vec(), message: br#""hello""# });
+    let prefix = Cow::Borrowed(&b""[..]);
+    assert_eq!(read, MessageBody { items: items.to_vec(), prefix, message: br#""hello""# });
+}
+
+#[test]
+fn a_connection_that_is_handed_back_is_these_bytes() {
+    let expected = header(kind::HAND_BACK, Codec::Json, 1, 2);
+    let ticket = Some(Ticket::from(*b"ticket of 4 web."));
+    let back = HandBack {
+        info: ConnectionInfo { ticket, ..bare_connection() },
+        prefix: Cow::Borrowed(b"GET "),
+        to: "app",
+        message: br#"{"u":1}"#,
+    };
+    assert_eq!(packet(expected, |out| back.encode(out).unwrap()), vectors::HAND_BACK);
+    assert_eq!(from_worker(vectors::HAND_BACK, expected), FromWorker::HandBack(back));
+}
+
+#[test]
+fn a_connection_of_which_something_was_read_is_these_bytes() {
+    let expected = header(kind::MESSAGE, Codec::None, 1, 5);
+    let info =
+        ConnectionInfo { handed_back_by: Some(Box::new("login-1".into())), ..bare_connection() };
+    let items = vec![ItemKind::Connection(info)];
+    let written = packet(expected, |out| {
+        items.iter().for_each(|item| message::put_item(out, item).unwrap());
+        message::put_prefix(out, b"GET ");
+        message::put_message(out, b"");
+    });
+    assert_eq!(written, vectors::MESSAGE_PREFIX);
+    let read = to_worker(vectors::MESSAGE_PREFIX, expected);
+    let ToWorker::Message(read) = read else { panic!("kind") };
+    assert_eq!(read, MessageBody { items, prefix: Cow::Borrowed(b"GET "), message: b"" });
+}
+
+/// One that is longer than a field travels in several, up to its bound.
+#[test]
+fn what_was_read_is_put_together_again_and_bounded() {
+    let bytes = |length: usize| (0..length).map(|at| at as u8).collect::<Vec<u8>>();
+    let header = header(kind::MESSAGE, Codec::None, 1, 1);
+    let read = |prefix: &[u8]| {
+        let mut body = Vec::new();
+        message::put_item(&mut body, &ItemKind::Connection(bare_connection())).unwrap();
+        message::put_prefix(&mut body, prefix);
+        message::put_message(&mut body, b"");
+        let read = decode_message(&header, &body, &mut Names::default())?;
+        Ok::<_, MessageError>(read.prefix.into_owned())
+    };
+    for length in [0, 1, 65_535, 65_536] {
+        assert_eq!(read(&bytes(length)), Ok(bytes(length)));
+    }
+    assert_eq!(read(&bytes(65_537)), Err(MessageError::Prefix(65_537)));
+}
+
+#[test]
+fn what_was_read_belongs_to_one_connection() {
+    let connection = ItemKind::Connection(bare_connection());
+    let lists = [vec![], vec![ItemKind::Descriptor], vec![connection.clone(), connection]];
+    for list in lists {
+        let header = header(kind::MESSAGE, Codec::None, list.len() as u8, 1);
+        let mut body = Vec::new();
+        list.iter().for_each(|item| message::put_item(&mut body, item).unwrap());
+        message::put_prefix(&mut body, b"GET ");
+        message::put_message(&mut body, b"");
+        let read = decode_message(&header, &body, &mut Names::default());
+        assert_eq!(read, Err(MessageError::StrayPrefix));
+    }
+}
+
+#[test]
+fn what_is_handed_back_has_one_descriptor_and_a_ticket_of_its_size() {
+    let (good, body) = Header::decode(vectors::HAND_BACK).unwrap();
+    for descriptors in [0, 2] {
+        let header = Header { descriptors, ..good };
+        let announced = usize::from(descriptors);
+        let error = MessageError::Descriptors { described: 1, announced };
+        assert_eq!(FromWorker::decode(&header, body), Err(error));
+    }
+    let mut short = body.to_vec();
+    // The ticket's length and that of what holds it, less one, and one byte of it.
+    (short[2], short[41]) = (0x36, 0x0f);
+    short.remove(43);
+    let error = tlv::TlvError::Length { tag: connection_info::TAG_TICKET, length: 15 };
+    assert_eq!(FromWorker::decode(&good, &short), Err(error.into()));
 }
 
 #[test]
@@ -305,7 +397,7 @@ fn every_prefix_is_an_error_or_a_shorter_message() {
                 assert!(!read, "{name}: {length} bytes are no header");
             } else if matches!(*name, "worker-message") {
                 assert!(read, "{name}: any bytes are a message");
-            } else if matches!(*name, "message" | "port-message") {
+            } else if matches!(*name, "message" | "port-message" | "hand-back" | "message-prefix") {
                 let follows = message_start(golden);
                 assert_eq!(read, length >= follows, "{name}: cut at {length}");
             } else if read {

@@ -199,12 +199,13 @@ async fn point_09_a_long_transfer_list_makes_a_message_large_not_too_long() {
         route: "r".repeat(4096).into(),
         peer_context: Some("c".repeat(4096).into()),
         accepted: 1,
+        ..ConnectionInfo::default()
     };
     for length in [10, 20_000, MAX_MESSAGE] {
         let transfer: Vec<Transferable> = (0..MAX_DESCRIPTORS - 1)
             .map(|_| {
                 let descriptor = Canary::new().1.into();
-                PassedConnection { descriptor, info: info.clone() }.into()
+                PassedConnection { descriptor, info: info.clone(), prefix: Box::default() }.into()
             })
             .collect();
         port.post(Data::bytes(vec![7; length]), transfer).unwrap();

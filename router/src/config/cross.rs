@@ -89,6 +89,12 @@ pub(super) fn resolve(
     let pool_names = Names::new("pool", named(pools.iter().map(|pool| &pool.name)), report);
     let listeners: Vec<Listener> =
         listeners.iter().map(|draft| listener(draft, &pool_names, report)).collect();
+    for pool in &pools {
+        let Some(place) = pool.hand_back_to.place() else { continue };
+        for name in pool.hand_back_to.iter().flatten() {
+            pool_names.find(name, place, report);
+        }
+    }
     addresses(&listeners, report);
     let route_names = route_names(&routes);
     let names = route_names.iter().zip(&routes).map(|(name, route)| {
@@ -301,7 +307,10 @@ fn doubts(
     }
     for (index, pool) in pools.iter().enumerate() {
         let used = routes.iter().any(|route| route.target.value == Target::Pool(index))
-            || listeners.iter().any(|listener| *listener.unknown == Some(index));
+            || listeners.iter().any(|listener| *listener.unknown == Some(index))
+            || pools.iter().any(|other| {
+                other.hand_back_to.iter().flatten().any(|name| *name == pool.name.value)
+            });
         // What a script chooses is its own affair.
         if !used
             && !scripted

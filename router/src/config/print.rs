@@ -174,6 +174,15 @@ impl Page {
                 OnError::Restart => "restart",
             })
         });
+        self.optional(
+            "hand-back-to",
+            &pool.hand_back_to,
+            |pools| {
+                let names: Vec<String> = pools.iter().map(|name| quoted(name)).collect();
+                format!("[{}]", names.join(", "))
+            },
+            "whom the rules say",
+        );
         self.value("max-connections", &pool.max_connections, |most| {
             most.map_or_else(|| quoted("auto"), |most| most.to_string())
         });

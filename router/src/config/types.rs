@@ -262,6 +262,9 @@ pub struct Pool {
     pub when_full: Sourced<WhenFull>,
     /// What an error that a worker reports means.
     pub on_error: Sourced<OnError>,
+    /// Names of the pools that its workers may name when they hand a connection back. None:
+    /// no pool.
+    pub hand_back_to: Sourced<Option<Vec<String>>>,
     /// Open connections of one worker. None: its descriptor limit less 64.
     pub max_connections: Sourced<Option<u32>>,
     /// Offers that a worker may leave unacknowledged.

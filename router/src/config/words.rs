@@ -69,6 +69,7 @@ pub(super) const POOL: Schema = Schema {
         "otherwise",
         "when-full",
         "on-error",
+        "hand-back-to",
         "max-connections",
         "handoff-window",
         "queue",

@@ -151,6 +151,8 @@ impl Inspection {
         deadline: Instant,
     ) -> Self {
         let stage = match gate.expects_header(address(&connection)) {
+            // It has passed the gate before.
+            _ if connection.is_handed_back() => Stage::Rules,
             true => Stage::Header,
             false => Stage::Limits,
         };
@@ -300,16 +302,23 @@ impl Inspection {
         Progress::Ready
     }
 
-    /// One look at what the client says.
+    /// One look at what the client says: first what a worker has read of it, then what is there.
     fn look(&mut self, ear: Ear, buffer: &mut [u8], ended: Option<Cause>) -> Result<(), Reason> {
         let room = ear.most.min(buffer.len());
-        let Ok(bytes) = peek::look(&self.connection, buffer.get_mut(..room).unwrap_or_default())
-        else {
-            return Err(Reason::ClientGone);
+        let prefix = self.connection.prefix();
+        let read = prefix.get(..prefix.len().min(room)).unwrap_or_default();
+        let (front, back) = buffer.split_at_mut(read.len());
+        front.copy_from_slice(read);
+        let back = back.get_mut(..room - read.len()).unwrap_or_default();
+        let seen = match back.is_empty() {
+            true => 0,
+            false => peek::look(&self.connection, back).map_err(|_| Reason::ClientGone)?.len(),
         };
+        let (read, most) = (read.len(), ear.most - read.len());
+        let bytes = buffer.get(..read + seen).unwrap_or_default();
         let (mut speech, missing) = speech::listen(bytes, ear);
         if missing > 0 {
-            self.attention.looked(bytes.len(), missing, ear.most);
+            self.attention.looked(seen, missing, most);
             match ended {
                 Some(_) if bytes.is_empty() => return Err(Reason::ClientGone),
                 Some(cause) => speech = speech::give_up(speech, cause),

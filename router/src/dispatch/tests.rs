@@ -40,6 +40,7 @@ impl Hall {
             epoch: 1,
             parent: 1,
             identity: None,
+            ticket_key: [0; 16],
             pools: Vec::new(),
             listeners: vec![listener],
             inspect,
@@ -79,6 +80,7 @@ impl Hall {
             route: "default".into(),
             peer_context: None,
             accepted: 0,
+            ..ConnectionInfo::default()
         };
         let paused = PausedConnection::new(OwnedFd::from(server));
         self.dispatch.hand_over(0, &mut vec![Connection::new(paused, info)]);

@@ -16,8 +16,11 @@ const LOOKS: u32 = 64;
 #[derive(Debug)]
 pub struct PausedConnection {
     descriptor: ClientSocket,
-    /// Bytes of a PROXY header, the only bytes the router ever consumes.
+    /// Bytes that were read before this router began to watch over it: of a PROXY header, the only
+    /// bytes that it ever consumes, or by a worker that handed the connection back.
     consumed: u64,
+    /// Bytes that a worker had written when it handed the connection back.
+    written: u64,
 }
 
 /// What a look at the socket says about the bytes a client sent.
@@ -34,7 +37,51 @@ pub enum Touched {
 impl PausedConnection {
     /// Takes a connection from which nothing was read.
     pub fn new(descriptor: OwnedFd) -> Self {
-        Self { descriptor: descriptor.into(), consumed: 0 }
+        Self { descriptor: descriptor.into(), consumed: 0, written: 0 }
+    }
+
+    /// Takes a connection that a worker handed back: from here on nobody reads or writes.
+    /// `Ok(None)`: there is nothing left to serve, the client is gone or this side has said its end.
+    ///
+    /// # Errors
+    /// As `getsockopt(2)` and `fcntl(2)`.
+    pub(crate) fn handed_back(descriptor: ClientSocket) -> Result<Option<Self>, Errno> {
+        let mut this = Self { descriptor, consumed: 0, written: 0 };
+        match this.look()?.map(Counts::baseline) {
+            Some(Some((consumed, written))) => (this.consumed, this.written) = (consumed, written),
+            Some(None) => return Ok(None),
+            // Not TCP: it cannot be proved anyway.
+            None => {}
+        }
+        this.restore()?;
+        // A look waits for more than is there only if it says so itself.
+        tcp::reset_low_water_mark(this.as_fd())?;
+        Ok(Some(this))
+    }
+
+    /// A connection that comes back to its owner, who alone has it: one that a worker handed back
+    /// before is proved from what it is now.
+    pub(crate) fn from_passed(descriptor: ClientSocket, handed_back: bool) -> Self {
+        let mut this = Self { descriptor, consumed: 0, written: 0 };
+        if handed_back && let Ok(Some((consumed, written))) = this.baseline() {
+            (this.consumed, this.written) = (consumed, written);
+        }
+        this
+    }
+
+    /// Bytes read and written so far; `None` if it is not TCP, or over.
+    fn baseline(&self) -> Result<Option<(u64, u64)>, Errno> {
+        Ok(self.look()?.and_then(Counts::baseline))
+    }
+
+    fn look(&self) -> Result<Option<Counts>, Errno> {
+        let descriptor = self.descriptor.as_fd();
+        look(|| tcp::info(descriptor), || Ok((tcp::unread(descriptor)?, tcp::unsent(descriptor)?)))
+    }
+
+    /// Bytes that workers had written to the client when the router got it.
+    pub(crate) fn written(&self) -> u64 {
+        self.written
     }
 
     /// The descriptor, for whoever will read.
@@ -54,13 +101,8 @@ impl PausedConnection {
     /// (`tcp_info(7)` is not documented that far; seen on Linux 5.14 to 6.18). That this side shut
     /// down its own reading looks as a FIN does to everybody but the state.
     pub fn touched(&self) -> Touched {
-        let descriptor = self.descriptor.as_fd();
-        let looked = look(
-            || tcp::info(descriptor),
-            || Ok((tcp::unread(descriptor)?, tcp::unsent(descriptor)?)),
-        );
-        match looked {
-            Ok(Some(counts)) if counts.are_untouched(self.consumed) => Touched::No,
+        match self.look() {
+            Ok(Some(counts)) if counts.are_untouched(self.consumed, self.written) => Touched::No,
             Ok(Some(_)) => Touched::Yes,
             Ok(None) | Err(_) => Touched::Unknown,
         }
@@ -100,12 +142,6 @@ impl PausedConnection {
     }
 }
 
-impl From<ClientSocket> for PausedConnection {
-    fn from(descriptor: ClientSocket) -> Self {
-        Self { descriptor, consumed: 0 }
-    }
-}
-
 impl AsFd for PausedConnection {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
@@ -121,14 +157,22 @@ struct Counts {
 }
 
 impl Counts {
-    fn are_untouched(self, consumed: u64) -> bool {
-        let Self { info: TcpInfo { received, sent, phase }, unread, unsent } = self;
+    fn are_untouched(self, consumed: u64, written: u64) -> bool {
+        self.baseline() == Some((consumed, written))
+    }
+
+    /// Bytes that were read, and bytes that were written; `None` once this side has said its end.
+    ///
+    /// What was written is what the client has acknowledged and what it has not: that sum is the same
+    /// however often a segment is sent again.
+    fn baseline(self) -> Option<(u64, u64)> {
+        let Self { info: TcpInfo { received, acknowledged, phase, .. }, unread, unsent } = self;
         let fin = match phase {
             Phase::Open => 0,
             Phase::ClientDone => 1,
-            Phase::Ending => return false,
+            Phase::Ending => return None,
         };
-        received == unread + consumed + fin && sent == 0 && unsent == 0
+        Some((received.checked_sub(unread + fin)?, acknowledged + unsent))
     }
 }
 
@@ -248,14 +292,14 @@ mod tests {
     }
 
     fn open(received: u64) -> Result<Option<TcpInfo>, Errno> {
-        Ok(Some(TcpInfo { received, sent: 0, phase: Phase::Open }))
+        Ok(Some(TcpInfo { received, sent: 0, acknowledged: 0, phase: Phase::Open }))
     }
 
     #[test]
     fn data_that_arrives_during_the_look_is_no_read() {
         let mut infos = [open(4), open(7), open(7)].into_iter();
         let counts = look(|| infos.next().unwrap(), || Ok((7, 0))).unwrap().unwrap();
-        assert!(counts.are_untouched(0), "{counts:?}");
+        assert!(counts.are_untouched(0, 0), "{counts:?}");
     }
 
     #[test]
@@ -263,7 +307,7 @@ mod tests {
         // One of five bytes was read; as the look at the queue comes, one more has arrived.
         let mut infos = [open(5), open(6), open(6)].into_iter();
         let counts = look(|| infos.next().unwrap(), || Ok((5, 0))).unwrap().unwrap();
-        assert!(!counts.are_untouched(0), "{counts:?}");
+        assert!(!counts.are_untouched(0, 0), "{counts:?}");
     }
 
     #[test]

@@ -1,11 +1,13 @@
 //! The decisions of a pool. Nothing here waits; the clock is read where a duration starts.
 //!
 //! One value, [`Core`], under one lock, with an `impl` a subject: [`placing`] who gets a connection,
-//! [`waiting`] who waits for a worker, [`sending`] packets to workers, [`inbound`] what workers say,
+//! [`waiting`] who waits for a worker, [`sending`] packets to workers, [`inbound`] what workers say, [`handing_back`] connections that they
+//! hand back,
 //! [`lifecycle`] workers that are told to end, [`processes`] those that started and ended, [`events`]
 //! what the pool's owner is told.
 
 mod events;
+mod handing_back;
 mod inbound;
 mod lifecycle;
 mod placing;
@@ -67,6 +69,8 @@ pub struct Counters {
     pub faults: u64,
     /// Descriptors that workers sent and nobody was to have: they were closed.
     pub discarded: u64,
+    /// Connections that workers handed back.
+    pub handed_back: u64,
 }
 
 #[derive(Debug)]

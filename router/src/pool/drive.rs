@@ -22,6 +22,7 @@ use super::{Core, Shared};
 use crate::control::ControlPort;
 use crate::link::Link;
 use crate::queue::watch::{self, Watch};
+use crate::ticket::Tickets;
 
 /// Packets read from one worker before others get their turn.
 const TURN: usize = 32;
@@ -40,12 +41,13 @@ pub(crate) struct Ports {
     tasks: JoinSet<()>,
     /// Which router speaks.
     epoch: u16,
+    tickets: Tickets,
 }
 
 impl Ports {
     /// For no pool yet.
-    pub(crate) fn new(epoch: u16) -> Self {
-        Self { pools: BTreeMap::new(), tasks: JoinSet::new(), epoch }
+    pub(crate) fn new(epoch: u16, tickets: Tickets) -> Self {
+        Self { pools: BTreeMap::new(), tasks: JoinSet::new(), epoch, tickets }
     }
 
     /// One more pool; no port of it is known yet.
@@ -155,7 +157,7 @@ impl Ports {
             tracing::error!(?worker, "a worker's port did not arrive: out of descriptors?");
             return self.step(worker, |core| core.started_without_port(worker, pid));
         };
-        let link = Arc::new(Link::new(socket, self.epoch));
+        let link = Arc::new(Link::new(socket, self.epoch, self.tickets));
         self.step(worker, |core| core.started(worker, pid, Arc::clone(&link)));
         // Afterwards: it ends at once where its slot has another process.
         self.tasks.spawn(drive(shared, worker, link));
@@ -178,9 +180,10 @@ pub(crate) async fn run(
     mut control: ControlPort<FromRouter, ToRouter>,
     mut outgoing: mpsc::UnboundedReceiver<FromRouter>,
     closing: Arc<Notify>,
+    tickets: Tickets,
 ) {
     // One router for the life of the pool.
-    let mut ports = Ports::new(1);
+    let mut ports = Ports::new(1, tickets);
     ports.add(0, Arc::clone(&shared));
     let sender = control.sender();
     loop {
@@ -430,9 +433,14 @@ fn read_packet(shared: &Shared, worker: WorkerId, link: &Link, buffer: &mut Pack
     };
     let header = packet.header;
     let result = match FromWorker::decode(&header, packet.body) {
-        Ok(message) => shared.core().packet(worker, &header, message).map_err(|e| e.to_string()),
+        Ok(message) => shared
+            .core()
+            .packet(worker, &header, message, packet.descriptors)
+            .map_err(|error| error.to_string()),
         Err(error) => Err(error.to_string()),
     };
+    // What was not taken counts now, whatever comes next.
+    buffer.clear();
     match result {
         Ok(()) if header.large => Read::Large,
         Ok(()) => Read::Packet,

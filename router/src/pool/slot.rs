@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use tokio::sync::Notify;
-use vestibule_protocol::handshake::Acks;
+use vestibule_protocol::handshake::{Abilities, Acks};
 use vestibule_protocol::limits::MAX_DESCRIPTORS;
 use vestibule_protocol::message::Refusal;
 use vestibule_protocol::supervision::{Exit, WorkerId};
@@ -76,6 +76,8 @@ pub(crate) struct Slot {
     pub(crate) choked: bool,
     /// Connections that its process took.
     pub(crate) served: u64,
+    /// How much it was given and has not handed back: it can hand back no more.
+    pub(crate) given: u64,
     /// Highest sequence of a message from it.
     pub(crate) received: u64,
     /// Messages of it that nobody has fetched, and their bytes.
@@ -107,6 +109,7 @@ impl Slot {
                 batch: MAX_DESCRIPTORS,
                 acks: Acks::Cumulative,
                 connections: u32::MAX,
+                abilities: Abilities::default(),
             },
             handoff: Handoff::default(),
             control: Vec::new(),
@@ -118,6 +121,7 @@ impl Slot {
             finishing: false,
             choked: false,
             served: 0,
+            given: 0,
             received: 0,
             unfetched: 0,
             unfetched_bytes: 0,
@@ -142,6 +146,7 @@ impl Slot {
         self.blocked_since = None;
         self.greeted = false;
         self.choked = false;
+        self.given = 0;
         self.received = 0;
         self.served = 0;
         self.gone = None;

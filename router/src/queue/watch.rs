@@ -102,8 +102,10 @@ impl Watch {
 
 impl Sign {
     /// What it means for the connection that it is about.
-    pub(crate) fn client(self, connection: impl AsFd) -> Client {
-        judge(self.flags, || tcp::unread(connection.as_fd()).unwrap_or_default())
+    ///
+    /// `read`: whether a worker has read of it what the next one is to answer.
+    pub(crate) fn client(self, connection: impl AsFd, read: bool) -> Client {
+        judge(self.flags, || u64::from(read) + tcp::unread(connection.as_fd()).unwrap_or_default())
     }
 }
 
@@ -181,7 +183,7 @@ mod tests {
         drop(client);
         let sign = next_sign(&watch).await;
         assert_eq!(sign.token, token);
-        assert_eq!(sign.client(&server), Client::Gone);
+        assert_eq!(sign.client(&server, false), Client::Gone);
     }
 
     #[tokio::test]
@@ -192,12 +194,12 @@ mod tests {
         watch.add(&server, token);
         client.write_all(b"GET").unwrap();
         client.shutdown(Shutdown::Write).unwrap();
-        assert_eq!(next_sign(&watch).await.client(&server), Client::SaidAll);
+        assert_eq!(next_sign(&watch).await.client(&server, false), Client::SaidAll);
         watch.expect_no_more(&server, token);
         assert_eq!(signs(&watch), 0, "it would spin");
         set_socket_linger(&client, Some(std::time::Duration::ZERO)).unwrap();
         drop(client);
-        assert_eq!(next_sign(&watch).await.client(&server), Client::Gone);
+        assert_eq!(next_sign(&watch).await.client(&server, false), Client::Gone);
     }
 
     #[tokio::test]
@@ -223,14 +225,14 @@ mod tests {
         said_all.write_all(b"GET").unwrap();
         said_all.shutdown(Shutdown::Write).unwrap();
         watch.add(&half_closed, half);
-        assert_eq!(next_sign(&watch).await.client(&half_closed), Client::SaidAll);
+        assert_eq!(next_sign(&watch).await.client(&half_closed, false), Client::SaidAll);
         watch.expect_no_more(&half_closed, half);
         let (mut closes, closed) = UnixStream::pair().unwrap();
         closes.write_all(b"GET").unwrap();
         watch.add(&closed, whole);
         drop(closes);
         let sign = next_sign(&watch).await;
-        assert_eq!((sign.token, sign.client(&closed)), (whole, Client::Gone));
+        assert_eq!((sign.token, sign.client(&closed, false)), (whole, Client::Gone));
     }
 
     #[tokio::test]

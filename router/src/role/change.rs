@@ -55,7 +55,8 @@ impl Router {
             } else {
                 self.ports.add(setup.id, Arc::clone(&pool));
                 let metrics = Arc::clone(&self.metrics);
-                self.watching.spawn(dispatch::watch(setup.id, pool, metrics));
+                let switch = Arc::clone(&self.switch);
+                self.watching.spawn(dispatch::watch(setup.id, pool, metrics, switch));
             }
         }
         let gone = self.ports.pools().keys().filter(|id| {

@@ -53,6 +53,10 @@ enum Passed {
         tried: Vec<u32>,
         /// Its descriptor is to travel alone.
         alone: bool,
+        /// What a worker that handed it back had read of it.
+        prefix: Vec<u8>,
+        /// How often it was handed back before its client got anything.
+        hops: u8,
     },
     /// This was all.
     All,
@@ -128,7 +132,19 @@ impl Router {
                 let codec = data.codec() as u8;
                 let message = data.into_bytes();
                 let pool = *id;
-                let passed = Passed::Waiting { pool, info, codec, message, attempts, tried, alone };
+                let prefix = connection.prefix().to_vec();
+                let hops = connection.stamp().hops;
+                let passed = Passed::Waiting {
+                    pool,
+                    info,
+                    codec,
+                    message,
+                    attempts,
+                    tried,
+                    alone,
+                    prefix,
+                    hops,
+                };
                 say.send((passed, Some(socket))).ok()?;
                 count += 1;
             }
@@ -175,11 +191,26 @@ async fn receive(predecessor: OwnedFd) -> Vec<(u32, Entry)> {
     while let Ok(Some((passed, descriptor))) = channel.recv().await {
         match (passed, descriptor) {
             (
-                Passed::Waiting { pool, info, codec, message, attempts, tried, alone },
+                Passed::Waiting {
+                    pool,
+                    info,
+                    codec,
+                    message,
+                    attempts,
+                    tried,
+                    alone,
+                    prefix,
+                    hops,
+                },
                 Some(socket),
             ) => {
                 let Ok(info) = ConnectionInfo::decode(&info, &mut names) else { continue };
-                let connection = Connection::new(PausedConnection::new(socket), info);
+                // Nobody but its router had it while it waited.
+                let paused = PausedConnection::from_passed(socket.into(), true);
+                let connection = match info.handed_back_by {
+                    Some(_) => Connection::handed_back(paused, info, prefix.into(), hops),
+                    None => Connection::new(paused, info),
+                };
                 let Some(codec) = Codec::from_byte(codec) else { continue };
                 let data = Data::from_parts(codec, message);
                 let cargo = Cargo::Connection(connection);

@@ -186,6 +186,7 @@ fn options(config: &Config, pool: &config::Pool, port: Option<u16>) -> WorkerOpt
         .stop_timeouts(Duration::from_secs(5), *pool.stop_timeout)
         .stop_signal(*pool.stop_signal)
         .restart_on_error(*pool.on_error == OnError::Restart)
+        .hand_back_to(pool.hand_back_to.iter().flatten().cloned())
         .restart(Restart {
             delay: *pool.restart.delay,
             max_delay: *pool.restart.max_delay,

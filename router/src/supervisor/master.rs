@@ -129,6 +129,8 @@ struct Master {
     metrics: Metrics,
     /// The metrics' memory, for each router.
     counters: OwnedFd,
+    /// With what every router knows connections again that workers hand back.
+    ticket_key: [u8; 16],
     stopping: bool,
     /// Slots whose first process ended before it was ready.
     first_failed: HashSet<(u32, u32)>,
@@ -191,6 +193,8 @@ impl Master {
             script,
             script_before: None,
             identity: router_identity,
+            ticket_key: crate::ticket::new_key()
+                .map_err(|error| MasterError::Router(error.into()))?,
             source,
             admin_path,
             log,

@@ -14,6 +14,9 @@ pub(crate) struct TcpInfo {
     pub(crate) received: u64,
     /// Bytes of data sent.
     pub(crate) sent: u64,
+    /// Bytes of data that the client has acknowledged: with those that it has not, all that was
+    /// written.
+    pub(crate) acknowledged: u64,
     /// What each side has said of the end.
     pub(crate) phase: Phase,
 }
@@ -65,7 +68,12 @@ pub(crate) fn info(socket: BorrowedFd<'_>) -> Result<Option<TcpInfo>, Errno> {
         CLOSE_WAIT => Phase::ClientDone,
         _ => Phase::Ending,
     };
-    Ok(Some(TcpInfo { received: info.tcpi_bytes_received, sent: info.tcpi_bytes_sent, phase }))
+    Ok(Some(TcpInfo {
+        received: info.tcpi_bytes_received,
+        sent: info.tcpi_bytes_sent,
+        acknowledged: info.tcpi_bytes_acked,
+        phase,
+    }))
 }
 
 /// Bytes in the receive queue (`SIOCINQ`).
@@ -155,6 +163,23 @@ pub(crate) fn is_read_closed(socket: BorrowedFd<'_>) -> bool {
             .any(|fd| fd.revents().intersects(PollFlags::RDHUP | PollFlags::HUP | PollFlags::ERR)),
         Err(_) => false,
     }
+}
+
+/// Lets a wait for readability end with the first byte (`SO_RCVLOWAT`, `socket(7)`).
+pub(crate) fn reset_low_water_mark(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    let least: libc::c_int = 1;
+    // SAFETY: the option value is a live c_int of the stated size; the descriptor is borrowed, so it
+    // is open for the length of the call.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const least).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(last_error()) }
 }
 
 /// Switches `SO_LINGER` off, so that no close of this socket waits.

@@ -5,6 +5,7 @@
 //! cargo run --manifest-path tests/fuzz/Cargo.toml --example seeds
 //! ```
 
+use std::borrow::Cow;
 use std::fs;
 use std::io;
 use std::path::Path;
@@ -13,12 +14,13 @@ use std::time::Duration;
 use serde::Serialize;
 use vestibule_fuzz::{How, Job};
 use vestibule_protocol::codec::Data;
-use vestibule_protocol::connection_info::{ConnectionInfo, PeerCredentials};
+use vestibule_protocol::connection_info::{ConnectionInfo, PeerCredentials, Ticket};
 use vestibule_protocol::handshake::{Acks, Attach, Hello};
 use vestibule_protocol::header::Header;
 use vestibule_protocol::message::{
-    ErrorReport, ItemKind, Refusal, RefusalReason, kind, put_acknowledge, put_acknowledge_each,
-    put_entry, put_error, put_item, put_message, put_refusal, put_timeout,
+    ErrorReport, HandBack, ItemKind, Refusal, RefusalReason, kind, put_acknowledge,
+    put_acknowledge_each, put_entry, put_error, put_item, put_message, put_prefix, put_refusal,
+    put_timeout,
 };
 use vestibule_protocol::supervision::{FromRouter, ToRouter, WorkerId};
 use vestibule_protocol::{Codec, tlv};
@@ -75,6 +77,7 @@ fn info(peer: Option<&str>) -> ConnectionInfo {
         route: "default".into(),
         peer_context: Some("system_u:system_r:app_t:s0-s0:c0.c5".into()),
         accepted: 12_345_678,
+        ..ConnectionInfo::default()
     }
 }
 
@@ -112,6 +115,25 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
             packet(Header { large: true, descriptors: 1, ..four }, |out| put_message(out, b"[1]")),
         ),
         ("port-message", packet(Header { kind: kind::PORT_MESSAGE, ..four }, transfer)),
+        (
+            "hand-back",
+            packet(Header { kind: kind::HAND_BACK, descriptors: 1, ..four }, |out| {
+                let ticket = Some(Ticket::from(*b"ticket of 4 web."));
+                let info = ConnectionInfo { ticket, ..info(Some("10.1.2.3:4")) };
+                let (prefix, message) = (Cow::Borrowed(&b"GET /admin"[..]), &b"{}"[..]);
+                HandBack { info, prefix, to: "customers", message }.encode(out).expect("short");
+            }),
+        ),
+        (
+            "message-prefix",
+            packet(Header { descriptors: 1, ..four }, |out| {
+                let handed_back_by = Some(Box::new("login-1".into()));
+                let info = ConnectionInfo { handed_back_by, ..info(Some("10.1.2.3:4")) };
+                put_item(out, &ItemKind::Connection(info)).expect("a short item");
+                put_prefix(out, b"GET /admin");
+                put_message(out, b"{}");
+            }),
+        ),
         ("refused", packet(header(kind::REFUSED), refusals)),
         ("drain", packet(header(kind::DRAIN), |out| put_timeout(out, Duration::from_millis(1500)))),
         ("close", packet(header(kind::CLOSE), |_| {})),

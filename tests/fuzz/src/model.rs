@@ -19,7 +19,8 @@ use crate::said::Said;
 /// # Panics
 /// It is not: the finding.
 pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
-    let may_be_large = matches!(said, Said::Message(..) | Said::WorkerMessage(_));
+    let may_be_large =
+        matches!(said, Said::Message(..) | Said::WorkerMessage(_) | Said::HandBack { .. });
     assert!(may_be_large || !header.large, "only a user's message outgrows its packet");
     let last = |tag| last(body, tag);
     match said {
@@ -31,6 +32,7 @@ pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
             );
             assert_eq!(u128::from(last(0x0031).unwrap_or(60_000)), milliseconds);
             assert_packet_size(last(0x0032), attach.max_packet);
+            assert_eq!(last(0x0039).unwrap_or(0), u64::from(attach.abilities.0));
         }
         Said::Hello(hello) => {
             assert_eq!(last(0x0030), Some(hello.version.into()));
@@ -43,6 +45,7 @@ pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
             assert_eq!(last(0x0037).unwrap_or(0), hello.received);
             assert!(hello.received <= u64::MAX / 2, "the router counts on from here");
             assert_eq!(last(0x0038).unwrap_or(0), u64::from(hello.max_connections));
+            assert_eq!(last(0x0039).unwrap_or(0), u64::from(hello.abilities.0));
         }
         Said::Offer(entries) => {
             let sent = values(body, message::TAG_ENTRY);
@@ -54,7 +57,17 @@ pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
                 assert_eq!(message.unwrap_or_default(), posted);
             }
         }
-        Said::Message(items, posted) => {
+        Said::HandBack { info, prefix, to, message: posted } => {
+            assert_eq!(transferred(header), 1, "the connection");
+            let (fields, message) = split_message(body);
+            let sent = values(fields, message::TAG_CONNECTION);
+            assert_facts(sent.last().expect("the facts"), info);
+            assert_eq!(values(fields, message::TAG_PREFIX).concat(), *prefix);
+            let name = values(fields, message::TAG_TO).pop();
+            assert_eq!(name.unwrap_or_default(), to.as_bytes());
+            assert_eq!(message, posted);
+        }
+        Said::Message(items, prefix, posted) => {
             assert_eq!(items.len(), transferred(header), "one descriptor an item");
             let infos = items.iter().filter_map(|item| match item {
                 ItemKind::Connection(info) => Some(info),
@@ -64,6 +77,7 @@ pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
             let sent = values(fields, message::TAG_CONNECTION);
             assert_eq!(sent.len(), infos.clone().count());
             sent.into_iter().zip(infos).for_each(|(facts, info)| assert_facts(facts, info));
+            assert_eq!(values(fields, message::TAG_PREFIX).concat(), *prefix);
             assert_eq!(message, posted);
         }
         Said::Refused(refusals) => {
@@ -110,11 +124,16 @@ pub fn assert_facts(bytes: &[u8], info: &ConnectionInfo) {
     assert_eq!(last(bytes, facts::TAG_ACCEPTED).unwrap_or(0), info.accepted);
     assert_address(values(bytes, facts::TAG_PEER).pop(), info.peer);
     let numbers = |who: facts::PeerCredentials| [who.pid, who.uid, who.gid].map(u64::from);
-    let sent = text(facts::TAG_PEER_CREDENTIALS).map(|sent| [0, 4, 8].map(|at| number(&sent[at..at + 4])));
+    let sent =
+        text(facts::TAG_PEER_CREDENTIALS).map(|sent| [0, 4, 8].map(|at| number(&sent[at..at + 4])));
     assert_eq!(sent, info.peer_credentials.map(numbers));
     assert_address(values(bytes, facts::TAG_DESTINATION).pop(), info.destination);
     assert_eq!(text(facts::TAG_LISTENER).unwrap_or_default(), info.listener.as_bytes());
     assert_eq!(text(facts::TAG_ROUTE).unwrap_or_default(), info.route.as_bytes());
+    let ticket = info.ticket.map(|ticket| ticket.to_bytes());
+    let by = info.handed_back_by.as_deref().map(|by| by.as_bytes());
+    assert_eq!(text(facts::TAG_HANDED_BACK_BY), by);
+    assert_eq!(text(facts::TAG_TICKET), ticket.as_ref().map(|ticket| &ticket[..]));
     assert_eq!(text(facts::TAG_PEER_CONTEXT), info.peer_context.as_deref().map(str::as_bytes));
 }
 

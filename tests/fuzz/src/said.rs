@@ -1,5 +1,6 @@
 //! A packet of any kind, decoded by the protocol crate and encoded again.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use vestibule_protocol::connection_info::{ConnectionInfo, Names};
@@ -7,9 +8,9 @@ use vestibule_protocol::handshake::{Attach, Hello};
 use vestibule_protocol::header::Header;
 use vestibule_protocol::limits::MAX_TEXT;
 use vestibule_protocol::message::{
-    ErrorReport, FromWorker, ItemKind, MessageError, Refusal, ToWorker, decode_message, kind,
-    put_acknowledge, put_acknowledge_each, put_entry, put_error, put_item, put_message,
-    put_refusal, put_timeout,
+    ErrorReport, FromWorker, HandBack, ItemKind, MessageBody, MessageError, Refusal, ToWorker,
+    decode_message, kind, put_acknowledge, put_acknowledge_each, put_entry, put_error, put_item,
+    put_message, put_prefix, put_refusal, put_timeout,
 };
 
 /// A packet's meaning, owned, so that what was read twice can be compared.
@@ -18,7 +19,8 @@ use vestibule_protocol::message::{
 pub enum Said {
     Attach(Attach),
     Offer(Vec<(ConnectionInfo, Vec<u8>)>),
-    Message(Vec<ItemKind>, Vec<u8>),
+    Message(Vec<ItemKind>, Vec<u8>, Vec<u8>),
+    HandBack { info: Box<ConnectionInfo>, prefix: Vec<u8>, to: String, message: Vec<u8> },
     Refused(Vec<Refusal>),
     Drain(Duration),
     Hello(Hello),
@@ -37,7 +39,7 @@ impl Said {
         let names = &mut Names::default();
         if header.kind == kind::PORT_MESSAGE {
             let message = decode_message(header, body, names)?;
-            return Ok(Self::Message(message.items, message.message.to_vec()));
+            return Ok(Self::message(message));
         }
         match ToWorker::decode(header, body, names) {
             Ok(said) => {
@@ -50,6 +52,10 @@ impl Said {
         FromWorker::decode(header, body).map(Self::from_worker)
     }
 
+    fn message(body: MessageBody<'_>) -> Self {
+        Self::Message(body.items, body.prefix.into_owned(), body.message.to_vec())
+    }
+
     fn from_router(said: ToWorker<'_>, names: &mut Names) -> Result<Self, MessageError> {
         Ok(match said {
             ToWorker::Attach(attach) => Self::Attach(attach),
@@ -60,7 +66,7 @@ impl Said {
                 }
                 Self::Offer(offered)
             }
-            ToWorker::Message(body) => Self::Message(body.items, body.message.to_vec()),
+            ToWorker::Message(body) => Self::message(body),
             ToWorker::Refused(refusals) => Self::Refused(refusals),
             ToWorker::Drain(timeout) => Self::Drain(timeout),
             ToWorker::Close => Self::Bare,
@@ -79,6 +85,12 @@ impl Said {
             FromWorker::Message(message) => Self::WorkerMessage(message.to_vec()),
             FromWorker::Error(report) => Self::Error(report),
             FromWorker::Draining | FromWorker::Closing => Self::Bare,
+            FromWorker::HandBack(back) => Self::HandBack {
+                info: Box::new(back.info),
+                prefix: back.prefix.into_owned(),
+                to: back.to.to_owned(),
+                message: back.message.to_vec(),
+            },
         }
     }
 
@@ -95,11 +107,16 @@ impl Said {
                     put_entry(&mut out, info, message).expect("an entry that came fits");
                 }
             }
-            Self::Message(items, message) => {
+            Self::Message(items, prefix, message) => {
                 for item in items {
                     put_item(&mut out, item).expect("an item that came fits");
                 }
+                put_prefix(&mut out, prefix);
                 put_message(&mut out, message);
+            }
+            Self::HandBack { info, prefix, to, message } => {
+                let (info, prefix) = (ConnectionInfo::clone(info), Cow::Borrowed(&**prefix));
+                HandBack { info, prefix, to, message }.encode(&mut out).expect("what came fits");
             }
             Self::Refused(refusals) => {
                 refusals.iter().for_each(|refusal| put_refusal(&mut out, *refusal));
@@ -121,7 +138,8 @@ impl Said {
     pub fn is_short(&self) -> bool {
         match self {
             Self::Offer(entries) => entries.iter().all(|(info, _)| names_are_short(info)),
-            Self::Message(items, _) => items.iter().all(|item| match item {
+            Self::HandBack { info, .. } => names_are_short(info),
+            Self::Message(items, ..) => items.iter().all(|item| match item {
                 ItemKind::Connection(info) => names_are_short(info),
                 ItemKind::Port | ItemKind::Listener | ItemKind::Descriptor => true,
             }),
@@ -134,5 +152,6 @@ impl Said {
 /// Whether the names of a connection are no longer than we would send.
 pub fn names_are_short(info: &ConnectionInfo) -> bool {
     let context = info.peer_context.as_deref().unwrap_or_default();
-    info.listener.len().max(info.route.len()).max(context.len()) <= MAX_TEXT
+    let by = info.handed_back_by.as_deref().map_or("", |by| &**by);
+    info.listener.len().max(info.route.len()).max(context.len()).max(by.len()) <= MAX_TEXT
 }

@@ -25,18 +25,34 @@ pub struct Router {
     epoch: u16,
     sequence: u64,
     connections: u64,
+    /// Connections that the worker handed back.
+    pub returned: Vec<OwnedFd>,
 }
 
 /// What the worker said, kept.
 #[derive(Debug, PartialEq)]
 pub enum Said {
     Hello(Hello),
-    Acknowledged { up_to: u64, open: u32 },
+    Acknowledged {
+        up_to: u64,
+        open: u32,
+    },
     Refused(Vec<(u64, RefusalReason)>),
-    Message { sequence: u64, data: Data },
+    Message {
+        sequence: u64,
+        data: Data,
+    },
     Error(ErrorReport),
     Draining,
     Closing,
+    /// The connection is among the router's `returned`.
+    HandedBack {
+        sequence: u64,
+        info: Box<ConnectionInfo>,
+        prefix: Vec<u8>,
+        to: String,
+        data: Data,
+    },
     End,
 }
 
@@ -54,6 +70,7 @@ impl Router {
             epoch: 1,
             sequence: 0,
             connections: 0,
+            returned: Vec::new(),
         }
     }
 
@@ -108,6 +125,7 @@ impl Router {
             route: "default".into(),
             peer_context: None,
             accepted: 0,
+            ..ConnectionInfo::default()
         }
     }
 
@@ -189,6 +207,16 @@ impl Router {
             FromWorker::Error(report) => Said::Error(report),
             FromWorker::Draining => Said::Draining,
             FromWorker::Closing => Said::Closing,
+            FromWorker::HandBack(back) => {
+                self.returned.append(packet.descriptors);
+                Said::HandedBack {
+                    sequence: header.sequence,
+                    info: Box::new(back.info),
+                    prefix: back.prefix.into_owned(),
+                    to: back.to.to_owned(),
+                    data: Data::from_parts(header.codec, back.message.to_vec()),
+                }
+            }
         }
     }
 

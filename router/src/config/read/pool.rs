@@ -51,6 +51,12 @@ pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<Pool> {
         }),
         when_full: table.or(report, "when-full", WhenFull::default(), when_full),
         on_error: table.or(report, "on-error", OnError::Continue, on_error),
+        hand_back_to: table.optional(report, "hand-back-to", |item, report| {
+            let text = |item: &Item<'_>, report: &mut Report| {
+                item.text(report, "the name of a pool, or a list of them").map(str::to_owned)
+            };
+            item.one_or_more(report)?.iter().map(|item| text(item, report)).collect()
+        }),
         max_connections: table.or(report, "max-connections", None, |item, report| {
             match item.word() {
                 Some("auto") => Some(None),

@@ -1,5 +1,7 @@
 //! What workers say, and what becomes of what they refuse.
 
+use std::os::fd::OwnedFd;
+
 use vestibule_protocol::codec::Data;
 use vestibule_protocol::handshake::{Acks, Hello};
 use vestibule_protocol::header::Header;
@@ -27,6 +29,7 @@ impl Core {
         worker: WorkerId,
         header: &Header,
         message: FromWorker<'_>,
+        descriptors: &mut Vec<OwnedFd>,
     ) -> Result<(), ProtocolFault> {
         let slot = worker.slot;
         let Some(place) = self.current(worker) else { return Ok(()) };
@@ -57,6 +60,7 @@ impl Core {
                     settled += 1;
                 }
                 place.served += settled as u64;
+                place.given += settled as u64;
                 self.counters.delivered += settled as u64;
                 self.settled(slot);
             }
@@ -75,6 +79,9 @@ impl Core {
             FromWorker::Message(bytes) => {
                 let data = Data::from_parts(header.codec, bytes.to_vec());
                 self.message(slot, header.sequence, data);
+            }
+            FromWorker::HandBack(back) => {
+                self.handed_back(slot, header, back, descriptors)?;
             }
             FromWorker::Error(report) => {
                 self.event(slot, WorkerEvent::Error(WorkerError::Reported(report)));
@@ -112,6 +119,7 @@ impl Core {
         place.greeted = true;
         place.limits = Limits::from(hello);
         place.handoff.begin(hello.received, hello.open);
+        place.given = hello.open.into();
         let worker = place.id;
         let drains = place.state == State::Starting && !hello.ready;
         if place.state == State::Starting {
@@ -247,4 +255,10 @@ pub(crate) enum ProtocolFault {
     /// In this state.
     #[error("worker said {0}")]
     State(&'static str),
+    /// No router gave what it hands back, or gave it with other facts.
+    #[error("worker handed back what it was never given")]
+    NotGiven,
+    /// It hands back more than it was given.
+    #[error("worker handed back more connections than it was given")]
+    TooManyBack,
 }

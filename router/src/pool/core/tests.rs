@@ -24,6 +24,7 @@ use crate::inspect::PausedConnection;
 use crate::link::Link;
 use crate::options::WorkerOptions;
 use crate::pool::slot::{Obstruction, State};
+use crate::ticket::Tickets;
 
 mod living;
 mod refusing;
@@ -64,7 +65,7 @@ impl Pool {
 
     fn start(&mut self, slot: u32) {
         let (ours, theirs) = seqpacket_pair().unwrap();
-        let link = Link::new(PacketSocket::new(ours).unwrap(), 1);
+        let link = Link::new(PacketSocket::new(ours).unwrap(), 1, Tickets::new([0; 16]));
         self.core.started(worker(slot), 1, Arc::new(link));
         self.core.flush();
         self.ends[slot as usize] = Some(PacketSocket::new(theirs).unwrap());
@@ -77,7 +78,7 @@ impl Pool {
     fn say(&mut self, slot: u32, kind: u8, body: &[u8]) -> Result<(), ProtocolFault> {
         let header = Header::new(kind, 1);
         let message = FromWorker::decode(&header, body).unwrap();
-        let result = self.core.packet(worker(slot), &header, message);
+        let result = self.core.packet(worker(slot), &header, message, &mut Vec::new());
         self.core.flush();
         result
     }
@@ -102,7 +103,7 @@ impl Pool {
     ) -> Result<(), ProtocolFault> {
         let header = Header::new(kind::REFUSE, 1);
         let refusals = FromWorker::Refuse(vec![Refusal { sequence, reason }]);
-        let result = self.core.packet(worker(slot), &header, refusals);
+        let result = self.core.packet(worker(slot), &header, refusals, &mut Vec::new());
         self.core.flush();
         result
     }
@@ -164,6 +165,7 @@ fn connection() -> (TcpStream, Entry) {
         route: "default".into(),
         peer_context: None,
         accepted: 0,
+        ..vestibule_protocol::ConnectionInfo::default()
     };
     let connection = Connection::new(PausedConnection::new(server.into()), info);
     (client, Entry::new(Data::NONE, Cargo::Connection(connection)))

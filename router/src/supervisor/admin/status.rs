@@ -135,6 +135,9 @@ pub struct Pool {
     pub undelivered: u64,
     /// Times that a worker broke the protocol.
     pub faults: u64,
+    /// Connections that its workers handed back.
+    #[serde(default)]
+    pub handed_back: u64,
     /// How far replacing its workers is; none if nobody is to be replaced.
     pub roll: Option<Roll>,
     /// Its number, to find its queue.

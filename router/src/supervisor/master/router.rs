@@ -142,6 +142,7 @@ impl Master {
             epoch: self.epoch,
             parent: std::process::id(),
             identity: self.identity,
+            ticket_key: self.ticket_key,
             pools: pools.map(|pool| pool.setup(&self.table)).collect(),
             listeners: self.listeners.iter().map(|listening| listening.setup.clone()).collect(),
             inspect: self.inspect,

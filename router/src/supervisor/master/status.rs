@@ -134,6 +134,7 @@ impl Master {
             client_gone: counters.client_gone,
             undelivered: counters.undelivered,
             faults: counters.faults,
+            handed_back: counters.handed_back,
             roll: self.roll_status(state),
             id: state.id,
             workers,

@@ -13,6 +13,7 @@
 
 mod connections;
 mod faults;
+mod handing;
 mod packets;
 mod port;
 mod strangers;
@@ -60,6 +61,9 @@ fn main() {
             "refuses-behind-missing" => {
                 connections::refuses(port, RefusalReason::BehindMissing).await;
             }
+            // With what it hands back.
+            "hands-back" => handing::hands_back(port, &std::env::args().nth(2).unwrap()).await,
+            "dies-of-what-was-read" => handing::dies_of_what_was_read(port).await,
             // With its port.
             "deaf" => faults::deaf(port).await,
             "greets-draining" => faults::greets_draining(port).await,

@@ -1,14 +1,16 @@
 //! The worker's end of its port, without any rule.
 
+use std::borrow::Cow;
 use std::io::IoSlice;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
+use vestibule_protocol::ConnectionInfo;
 use vestibule_protocol::codec::Codec;
 use vestibule_protocol::connection_info::Names;
-use vestibule_protocol::handshake::Hello;
+use vestibule_protocol::handshake::{Abilities, Hello};
 use vestibule_protocol::header::Header;
 use vestibule_protocol::message::{
-    self, MessageBody, Refusal, RefusalReason, ToWorker, kind, transferred,
+    self, HandBack, MessageBody, Refusal, RefusalReason, ToWorker, kind, transferred,
 };
 use vestibule_protocol::socket::{PacketBuffer, PacketSocket, SendError, Sent};
 
@@ -50,7 +52,11 @@ impl Port {
     /// Says that it is ready.
     pub(crate) fn greet(&self) {
         let mut body = Vec::new();
-        Hello::default().encode(&mut body);
+        let abilities = match std::env::var_os("TEST_WITHOUT_ABILITIES") {
+            Some(_) => Abilities::default(),
+            None => Abilities::HAND_BACK.and(Abilities::PREFIX),
+        };
+        Hello { abilities, ..Hello::default() }.encode(&mut body);
         self.send(&Header::new(kind::HELLO, self.epoch), &body, &[]);
     }
 
@@ -81,6 +87,36 @@ impl Port {
             ToWorker::Refused(refusals) => Came::Refused(refusals),
             ToWorker::Drain(_) | ToWorker::Close => Came::Other,
         }
+    }
+
+    /// The next connections, with what is said of them.
+    pub(crate) async fn offered(&mut self) -> Vec<(u64, ConnectionInfo, OwnedFd)> {
+        loop {
+            let Ok(packet) = self.socket.receive(&mut self.buffer).await else {
+                return std::future::pending().await;
+            };
+            let header = packet.header;
+            let said = ToWorker::decode(&header, packet.body, &mut self.names).unwrap();
+            let ToWorker::Offer(mut entries) = said else { continue };
+            return (header.sequence..)
+                .zip(packet.descriptors.drain(..))
+                .map(|(sequence, descriptor)| {
+                    let entry = entries.next_entry(&mut self.names).unwrap().unwrap();
+                    (sequence, entry.info, descriptor)
+                })
+                .collect();
+        }
+    }
+
+    /// Hands a descriptor back as what these facts are about.
+    pub(crate) fn hand_back(&self, sequence: u64, info: &ConnectionInfo, descriptor: &OwnedFd) {
+        let mut body = Vec::new();
+        HandBack { info: info.clone(), prefix: Cow::Borrowed(b"GET /"), to: "", message: b"" }
+            .encode(&mut body)
+            .unwrap();
+        let header = Header { sequence, descriptors: 1, ..self.header(kind::HAND_BACK) };
+        // After the first that the router does not know there is nobody to hear of the next.
+        let _ = self.try_send(&header, &body, &[descriptor]);
     }
 
     /// The next connections.

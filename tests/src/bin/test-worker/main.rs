@@ -14,6 +14,7 @@
     reason = "a test's worker fails by panicking, and ends when it is told to"
 )]
 
+mod handing;
 mod obey;
 mod own;
 mod serve;

@@ -10,6 +10,8 @@ use vestibule_tests::ledger::Pen;
 use vestibule_tests::{Order, Said};
 use vestibule_worker::{ConnectionInfo, Event, Stream, WorkerScope};
 
+use crate::handing;
+
 pub(crate) async fn run(scope: WorkerScope) {
     if std::env::var_os("TEST_WITHOUT_INPUT").is_some() {
         crate::system::close_standard_input();
@@ -28,7 +30,9 @@ pub(crate) async fn run(scope: WorkerScope) {
                         if let Ok(Order::Echo(text)) = message.decode() {
                             crate::obey::say(&scope, &Said::Echo(text, 1));
                         }
-                        tokio::task::spawn_local(converse(stream, info, Rc::clone(&pen)));
+                        let scope = scope.clone();
+                        let pen = Rc::clone(&pen);
+                        tokio::task::spawn_local(converse(scope, stream, info, pen));
                     }
                     other => crate::obey::obey(&scope, other),
                 }
@@ -39,12 +43,24 @@ pub(crate) async fn run(scope: WorkerScope) {
 }
 
 /// Answers requests until the client ends.
-async fn converse(mut stream: Stream, info: ConnectionInfo, pen: Rc<Pen>) {
+async fn converse(scope: WorkerScope, mut stream: Stream, info: ConnectionInfo, pen: Rc<Pen>) {
     let mut unread = Vec::new();
     let mut served = false;
     while let Some(path) = request(&mut stream, &mut unread).await {
         if !std::mem::replace(&mut served, true) {
             pen.note(&stream, "served");
+        }
+        if handing::is_another_workers(&scope, &info, &path) {
+            let read = std::mem::take(&mut unread);
+            match handing::hand_back(&scope, stream, &info, &path, read).await {
+                Ok(()) => return,
+                Err((mut stream, why)) => {
+                    let length = why.len();
+                    let answer = format!("HTTP/1.1 500 x\r\ncontent-length: {length}\r\n\r\n{why}");
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                    return;
+                }
+            }
         }
         let body = match path.as_str() {
             "/panic" => panic!("asked for by a client"),
@@ -53,7 +69,13 @@ async fn converse(mut stream: Stream, info: ConnectionInfo, pen: Rc<Pen>) {
                 stream.read_to_end(&mut unread).await.unwrap();
                 std::mem::take(&mut unread)
             }
-            _ => facts(&stream, &info).into_bytes(),
+            path => match handing::sum(&mut stream, path, &mut unread).await {
+                Some(sum) => sum.into_bytes(),
+                None => {
+                    unread.drain(..head_end(&unread));
+                    facts(&stream, &info).into_bytes()
+                }
+            },
         };
         let head = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n", body.len());
         if stream.write_all(&[head.as_bytes(), &body].concat()).await.is_err() {
@@ -62,15 +84,12 @@ async fn converse(mut stream: Stream, info: ConnectionInfo, pen: Rc<Pen>) {
     }
 }
 
-/// The path of the next request; its head is taken out of `unread` unless the path is `/bytes`.
+/// The path of the next request, once its head is whole in `unread`.
 async fn request(stream: &mut Stream, unread: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = unread.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&unread[..end]).into_owned();
             let path = head.split(' ').nth(1).unwrap_or_default().to_owned();
-            if path != "/bytes" {
-                unread.drain(..end + 4);
-            }
             return Some(path);
         }
         if stream.read_buf(unread).await.ok()? == 0 {
@@ -79,11 +98,16 @@ async fn request(stream: &mut Stream, unread: &mut Vec<u8>) -> Option<String> {
     }
 }
 
+/// Where the head that is whole in `unread` ends.
+fn head_end(unread: &[u8]) -> usize {
+    unread.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |end| end + 4)
+}
+
 fn facts(stream: &Stream, info: &ConnectionInfo) -> String {
     let flags = rustix::fs::fcntl_getfl(stream).unwrap();
     format!(
         "worker={} pid={} reqno={} id={} peer={} listener={} route={} descriptor={} \
-         nonblocking={} lost={}\n",
+         nonblocking={} lost={} by={} message={}\n",
         std::env::var("VESTIBULE_WORKER").unwrap(),
         std::process::id(),
         info.message().decode::<u64>().map_or("none".to_owned(), |reqno| reqno.to_string()),
@@ -94,5 +118,7 @@ fn facts(stream: &Stream, info: &ConnectionInfo) -> String {
         stream.as_fd().as_raw_fd(),
         flags.contains(rustix::fs::OFlags::NONBLOCK),
         crate::obey::LOST.load(std::sync::atomic::Ordering::Relaxed),
+        info.handed_back_by.as_deref().map_or("nobody", |by| &**by),
+        String::from_utf8_lossy(info.message().as_bytes()).replace(' ', ""),
     )
 }

@@ -112,7 +112,7 @@ async fn unfetched_messages_are_bounded_by_their_bytes_too() {
     let large = vec![0; MAX_MESSAGE];
     for sequence in 1..=2 {
         let header = Header { sequence, ..Header::new(kind::WORKER_MESSAGE, 1) };
-        pool.core.packet(worker(0), &header, FromWorker::Message(&large)).unwrap();
+        pool.core.packet(worker(0), &header, FromWorker::Message(&large), &mut Vec::new()).unwrap();
     }
     pool.core.flush();
     let mut buffer = PacketBuffer::default();
@@ -123,7 +123,7 @@ async fn unfetched_messages_are_bounded_by_their_bytes_too() {
     // Once fetched, the next is taken.
     assert!(matches!(pool.core.next_event(None), Some((0, WorkerEvent::Message(_)))));
     let header = Header { sequence: 3, ..Header::new(kind::WORKER_MESSAGE, 1) };
-    pool.core.packet(worker(0), &header, FromWorker::Message(&large)).unwrap();
+    pool.core.packet(worker(0), &header, FromWorker::Message(&large), &mut Vec::new()).unwrap();
     assert!(matches!(pool.core.next_event(None), Some((0, WorkerEvent::Message(_)))));
 }
 

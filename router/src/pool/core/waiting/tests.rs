@@ -34,6 +34,7 @@ fn entry(id: u64, peer: Option<&str>) -> Entry {
         route: "".into(),
         peer_context: None,
         accepted: 0,
+        ..ConnectionInfo::default()
     };
     let connection = Connection::new(PausedConnection::new(one.into()), info);
     Entry::new(Data::NONE, Cargo::Connection(connection))
