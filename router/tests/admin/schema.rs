@@ -36,6 +36,7 @@ pools[].touched: number
 pools[].client-gone: number
 pools[].undelivered: number
 pools[].faults: number
+pools[].handed-back: number
 pools[].roll: null
 pools[].workers[].name: text
 pools[].workers[].state: text
