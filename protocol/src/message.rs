@@ -14,7 +14,9 @@ pub use self::from_worker::{
 };
 pub use self::hand_back::HandBack;
 pub use self::refusal::{Refusal, RefusalReason, put_refusal};
-pub use self::to_worker::{Entries, OfferEntry, ToWorker, put_entry, put_entry_with, put_timeout};
+pub use self::to_worker::{
+    Entries, OfferEntry, ToWorker, put_entry, put_entry_with, put_last, put_timeout,
+};
 pub use self::transfer_list::{
     ItemKind, MessageBody, decode_message, put_item, put_message, put_prefix,
 };
@@ -89,6 +91,8 @@ pub const TAG_OPEN: u16 = 0x0012;
 pub const TAG_REFUSAL: u16 = 0x0013;
 /// Milliseconds (u32).
 pub const TAG_TIMEOUT: u16 = 0x0014;
+/// In a `DRAIN`: everything ends, nobody takes over. Empty.
+pub const TAG_LAST: u16 = 0x0015;
 /// An error's message.
 pub const TAG_TEXT: u16 = 0x0020;
 /// An error's file.

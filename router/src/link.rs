@@ -109,9 +109,13 @@ impl Link {
     }
 
     /// Tells the worker to finish what it has.
-    pub(crate) fn drain(&self, timeout: Duration) -> Result<Sent, SendError> {
+    /// `last`: nobody takes over.
+    pub(crate) fn drain(&self, timeout: Duration, last: bool) -> Result<Sent, SendError> {
         let mut body = Vec::new();
         message::put_timeout(&mut body, timeout);
+        if last {
+            message::put_last(&mut body);
+        }
         self.control(kind::DRAIN, &body)
     }
 

@@ -22,6 +22,10 @@ use crate::sys;
 /// woken at once, but a handler may be in the middle of a computation.
 const NOTICE: Duration = Duration::from_secs(1);
 
+/// How long before the drain timeout whoever is still there is told that it is over: long enough for a
+/// websocket's close to be answered, short against the timeouts that are common.
+const LAST_CALL: Duration = Duration::from_secs(1);
+
 /// How long a worker that leaves by itself still refuses what the router sent before it knew. The
 /// router answers by closing the port, usually within a millisecond.
 pub(crate) const LINGER: Duration = Duration::from_secs(1);
@@ -38,10 +42,12 @@ pub(crate) enum Phase {
 }
 
 /// Why the worker ends.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Cause {
-    /// It finishes what it has: the router or the program said so, or the port is over.
+    /// It finishes what it has, while others take what comes: the router or the program said so.
     Drain,
+    /// It finishes what it has, and nobody takes over: everything ends, or the port is over.
+    Finish,
     /// It ends: the program's `close()`, or the router's.
     Close,
 }
@@ -50,6 +56,9 @@ pub(crate) enum Cause {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) struct Ending {
     pub(crate) cause: Cause,
+    /// When whoever is idle is closed and programs are told that it is over: shortly before the
+    /// deadline, or at once where nobody takes over.
+    pub(crate) last_call: Instant,
     /// When open connections are closed.
     pub(crate) deadline: Instant,
     /// Until when the port is read, to refuse what arrives.
@@ -57,11 +66,22 @@ pub(crate) struct Ending {
 }
 
 impl Ending {
+    /// An end that begins now.
+    pub(crate) fn new(cause: Cause, now: Instant, timeout: Duration, linger: Duration) -> Self {
+        let deadline = now + timeout;
+        let last_call = match cause {
+            // A quarter of a short time.
+            Cause::Drain => deadline - LAST_CALL.min(timeout / 4),
+            Cause::Finish | Cause::Close => now,
+        };
+        Self { cause, last_call, deadline, linger: now + linger }
+    }
+
     /// Both hold: the stronger cause, the earlier end.
     fn merge(self, other: Self) -> Self {
-        let close = self.cause == Cause::Close || other.cause == Cause::Close;
         Self {
-            cause: if close { Cause::Close } else { Cause::Drain },
+            cause: self.cause.max(other.cause),
+            last_call: self.last_call.min(other.last_call),
             deadline: self.deadline.min(other.deadline),
             linger: self.linger.min(other.linger),
         }
@@ -70,7 +90,7 @@ impl Ending {
     /// Why connections are refused from now on.
     pub(crate) fn refusal(self) -> RefusalReason {
         match self.cause {
-            Cause::Drain => RefusalReason::Draining,
+            Cause::Drain | Cause::Finish => RefusalReason::Draining,
             Cause::Close => RefusalReason::Closing,
         }
     }
@@ -171,11 +191,15 @@ impl Connections {
                 Phase::Ending(earlier) => earlier.merge(ending),
             });
         });
+        self.wake_all();
+        first
+    }
+
+    fn wake_all(&self) {
         // Woken outside the lock: a waker may run anything.
         let tasks: Vec<Waker> =
             self.table().held.iter().filter_map(|(_, held)| held.task.clone()).collect();
         tasks.into_iter().for_each(Waker::wake);
-        first
     }
 
     /// The port is over: nothing more can arrive that would have to be refused.
@@ -193,6 +217,34 @@ impl Connections {
     /// Ends every connection. Their owners see end of file.
     fn cut(&self) {
         self.table().held.iter().for_each(|(_, held)| held.socket.shutdown());
+    }
+
+    /// Whether whoever is idle is closed by now.
+    pub(crate) fn is_last_call(&self) -> bool {
+        self.is_ending()
+            && matches!(self.phase(), Phase::Ending(ending) if ending.last_call <= Instant::now())
+    }
+
+    /// Waits until shortly before what is open is closed.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub(crate) async fn last_call(&self) {
+        let mut phase = self.phase.subscribe();
+        loop {
+            let Phase::Ending(ending) = *phase.borrow_and_update() else {
+                // The sender lives as long as `self`.
+                let _ = phase.changed().await;
+                continue;
+            };
+            if ending.last_call <= Instant::now() {
+                return;
+            }
+            tokio::select! {
+                _ = phase.changed() => {}
+                () = tokio::time::sleep_until(ending.last_call) => {}
+            }
+        }
     }
 
     /// Waits until the worker begins to end.
@@ -232,7 +284,7 @@ impl Connections {
             let empty = self.empty.notified();
             let Phase::Ending(ending) = *phase.borrow_and_update() else { return };
             let now = Instant::now();
-            let waits = for_closing || ending.cause == Cause::Drain;
+            let waits = for_closing || ending.cause != Cause::Close;
             let over = ending.deadline + NOTICE;
             let next = if waits && self.open() > 0 && now < over {
                 over
@@ -249,22 +301,29 @@ impl Connections {
         }
     }
 
-    /// Holds the deadline: closes what is open then. Ends with the last connection.
+    /// Holds the deadline: tells who is idle shortly before it, and closes what is open then. Ends
+    /// with the last connection.
     pub(crate) async fn enforce(&self) {
         let mut phase = self.phase.subscribe();
+        let mut called = false;
         loop {
             let empty = self.empty.notified();
             let Phase::Ending(ending) = *phase.borrow_and_update() else { return };
             if self.open() == 0 {
                 return;
             }
-            if Instant::now() >= ending.deadline {
+            let now = Instant::now();
+            if now >= ending.deadline {
                 return self.cut();
             }
+            if now >= ending.last_call && !std::mem::replace(&mut called, true) {
+                self.wake_all();
+            }
+            let next = if called { ending.deadline } else { ending.last_call };
             tokio::select! {
                 () = empty => {}
                 _ = phase.changed() => {}
-                () = tokio::time::sleep_until(ending.deadline) => {}
+                () = tokio::time::sleep_until(next) => {}
             }
         }
     }
@@ -275,8 +334,7 @@ mod tests {
     use super::*;
 
     fn ending(cause: Cause, deadline: u64) -> Ending {
-        let now = Instant::now();
-        Ending { cause, deadline: now + Duration::from_secs(deadline), linger: now }
+        Ending::new(cause, Instant::now(), Duration::from_secs(deadline), Duration::ZERO)
     }
 
     fn socket() -> (std::os::unix::net::UnixStream, std::os::unix::net::UnixStream) {

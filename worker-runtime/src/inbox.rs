@@ -187,8 +187,9 @@ impl State {
                 adopter.message(header.sequence, body, packet.descriptors, packet.missing);
             }
             Ok(ToWorker::Refused(refusals)) => self.undelivered(&refusals),
-            Ok(ToWorker::Drain(timeout)) => {
-                link.end(Cause::Drain, timeout, Duration::ZERO);
+            Ok(ToWorker::Drain { timeout, last }) => {
+                let cause = if last { Cause::Finish } else { Cause::Drain };
+                link.end(cause, timeout, Duration::ZERO);
                 self.arrived.push_back(Arrival::Event(Event::Draining { timeout }));
             }
             Ok(ToWorker::Close) => link.end(Cause::Close, Duration::ZERO, Duration::ZERO),

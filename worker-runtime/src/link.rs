@@ -400,7 +400,7 @@ impl Link {
     /// Begins the end of the worker, or hastens it.
     pub(crate) fn end(self: &Arc<Self>, cause: Cause, timeout: Duration, linger: Duration) {
         let now = Instant::now();
-        let ending = Ending { cause, deadline: now + timeout, linger: now + linger };
+        let ending = Ending::new(cause, now, timeout, linger);
         let first = self.connections.begin(ending);
         let Some(bound) = self.bound.get() else { return };
         if !first {
@@ -414,7 +414,7 @@ impl Link {
     pub(crate) fn over(self: &Arc<Self>) {
         lock(&self.outbox).close();
         self.sent.notify_waiters();
-        self.end(Cause::Drain, self.drain_timeout(), Duration::ZERO);
+        self.end(Cause::Finish, self.drain_timeout(), Duration::ZERO);
         self.connections.port_over();
     }
 

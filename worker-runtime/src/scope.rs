@@ -316,6 +316,18 @@ impl WorkerScope {
         async move { link.draining().await }
     }
 
+    /// Waits until shortly (a second, or a quarter of a drain timeout of less than four) before what is
+    /// open is closed: whoever holds a connection for long says goodbye now, a websocket with a close
+    /// frame of code 1001 (RFC 6455 7.4.1). Where nobody takes over, as everything ends, that is at
+    /// once.
+    ///
+    /// # Cancel safety
+    /// Safe.
+    pub fn last_call(&self) -> impl Future<Output = ()> + Send + 'static {
+        let link = Arc::clone(&self.link);
+        async move { link.connections().last_call().await }
+    }
+
     /// Waits until the worker has ended: nothing is open any more, or the drain timeout has passed
     /// and what was open is closed.
     ///

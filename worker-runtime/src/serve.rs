@@ -47,8 +47,10 @@ impl WorkerScope {
     /// is told to end: by the router, by [`drain`](Self::drain) or [`close`](Self::close), or by the
     /// end of its port.
     ///
-    /// It says `Hello` to the router first. When the end begins no connection is taken, those that
-    /// are open finish their request, and what is open after the drain timeout is closed. A
+    /// It says `Hello` to the router first. When the end begins no connection is taken. While
+    /// others take over, idle connections stay open, and the next answer on each says that it closes;
+    /// shortly before the drain timeout the idle ones are closed, and at it the rest. Where nobody
+    /// takes over, the idle ones are closed at once. A
     /// connection that was acknowledged gets an answer to its first request even then.
     ///
     /// Each request has in its extensions: [`ConnectionInfo`], with feature `axum` also
@@ -195,7 +197,9 @@ where
     }
 }
 
-/// When a connection is told to finish: once, when the worker ends, after its first request.
+/// When a connection is told to finish: once, after its first request, when who is idle is closed. Until
+/// then a draining worker leaves idle connections open, since a client may be about to use one; its
+/// next answer says that the connection closes.
 ///
 /// hyper closes a connection that is told so before its first request, and the client of a
 /// connection that was acknowledged would get no answer.
@@ -219,9 +223,9 @@ impl End<'_> {
         let ending = match self.state {
             EndState::Unknown => {
                 self.state = EndState::Expected;
-                connections.wake_at_end(self.key, cx.waker())
+                connections.wake_at_end(self.key, cx.waker()) && connections.is_last_call()
             }
-            EndState::Expected => connections.is_ending(),
+            EndState::Expected => connections.is_last_call(),
             EndState::Told => false,
         };
         let due = ending && info.was_requested();

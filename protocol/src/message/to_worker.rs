@@ -5,8 +5,8 @@ use std::time::Duration;
 use super::refusal::decode_refusals;
 use super::transfer_list::decode_message;
 use super::{
-    MessageBody, MessageError, Refusal, TAG_ENTRY, TAG_MESSAGE, TAG_TIMEOUT, kind, transferred,
-    without_descriptors,
+    MessageBody, MessageError, Refusal, TAG_ENTRY, TAG_LAST, TAG_MESSAGE, TAG_TIMEOUT, kind,
+    transferred, without_descriptors,
 };
 use crate::connection_info::{Builder, ConnectionInfo, Names, TAG_TICKET, Ticket};
 use crate::handshake::Attach;
@@ -24,8 +24,13 @@ pub enum ToWorker<'a> {
     Message(MessageBody<'a>),
     /// Messages of the worker that could not be taken.
     Refused(Vec<Refusal>),
-    /// Finish what is open within this time.
-    Drain(Duration),
+    /// Finish what is open.
+    Drain {
+        /// Within this time.
+        timeout: Duration,
+        /// Nobody takes over, as everything ends: what is idle need not be kept.
+        last: bool,
+    },
     /// End.
     Close,
 }
@@ -96,7 +101,10 @@ impl<'a> ToWorker<'a> {
             kind::OFFER => Ok(Self::Offer(decode_offer(header, body)?)),
             kind::MESSAGE => Ok(Self::Message(decode_message(header, body, names)?)),
             kind::REFUSED => Ok(Self::Refused(decode_refusals(body)?)),
-            kind::DRAIN => Ok(Self::Drain(decode_timeout(body)?)),
+            kind::DRAIN => {
+                let (timeout, last) = decode_drain(body)?;
+                Ok(Self::Drain { timeout, last })
+            }
             kind::CLOSE => Ok(Self::Close),
             other => Err(MessageError::Kind(other)),
         }
@@ -118,14 +126,18 @@ fn decode_offer<'a>(header: &Header, body: &'a [u8]) -> Result<Entries<'a>, Mess
     Ok(Entries { fields: Fields::new(body) })
 }
 
-fn decode_timeout(body: &[u8]) -> Result<Duration, TlvError> {
+fn decode_drain(body: &[u8]) -> Result<(Duration, bool), TlvError> {
+    let (mut timeout, mut last) = (None, false);
     let mut fields = Fields::new(body);
     while let Some(field) = fields.next_field()? {
-        if field.tag == TAG_TIMEOUT {
-            return Ok(Duration::from_millis(field.u32()?.into()));
+        match field.tag {
+            TAG_TIMEOUT if timeout.is_none() => timeout = Some(field.u32()?),
+            TAG_LAST => last = true,
+            _ => {}
         }
     }
-    Err(TlvError::Missing(TAG_TIMEOUT))
+    let timeout = timeout.ok_or(TlvError::Missing(TAG_TIMEOUT))?;
+    Ok((Duration::from_millis(timeout.into()), last))
 }
 
 /// Appends one connection of an offer.
@@ -161,6 +173,11 @@ pub fn put_entry_with(
         out.truncate(before);
     }
     whole
+}
+
+/// Appends to a `DRAIN` that nobody takes over.
+pub fn put_last(out: &mut Vec<u8>) {
+    tlv::put_array(out, TAG_LAST, []);
 }
 
 /// Appends the time of a `DRAIN`, at most 49 days.

@@ -326,8 +326,13 @@ fn drain_close_draining_and_closing_are_these_bytes() {
     let minute = Duration::from_secs(60);
     let expected = bare(kind::DRAIN);
     assert_eq!(packet(expected, |out| message::put_timeout(out, minute)), vectors::DRAIN);
-    let ToWorker::Drain(read) = to_worker(vectors::DRAIN, expected) else { panic!("kind") };
-    assert_eq!(read, minute);
+    let read = to_worker(vectors::DRAIN, expected);
+    assert!(matches!(read, ToWorker::Drain { timeout, last: false } if timeout == minute));
+    let mut all = Vec::new();
+    message::put_last(&mut all);
+    message::put_timeout(&mut all, minute);
+    let read = ToWorker::decode(&expected, &all, &mut Names::default()).unwrap();
+    assert!(matches!(read, ToWorker::Drain { timeout, last: true } if timeout == minute));
 
     assert_eq!(packet(bare(kind::CLOSE), |_| {}), vectors::CLOSE);
     assert!(matches!(to_worker(vectors::CLOSE, bare(kind::CLOSE)), ToWorker::Close));

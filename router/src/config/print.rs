@@ -210,6 +210,11 @@ impl Page {
         self.optional("root", &pool.root, |root| path(root), "the system's");
         self.optional("nice", &pool.nice, ToString::to_string, "inherited");
         self.optional("nofile", &pool.nofile, ToString::to_string, "the hard limit");
+        self.optional("max-age", &pool.max_age, |age| duration(*age), "none");
+        let served = &pool.max_served;
+        self.optional("max-connections-served", served, ToString::to_string, "none");
+        let memory = |bytes: &u64| quoted(&show_size(*bytes));
+        self.optional("max-memory", &pool.max_memory, memory, "none");
         for (name, value) in &pool.env {
             self.value(&format!("env.{}", quoted(name)), value, |value| quoted(value));
         }

@@ -297,6 +297,12 @@ pub struct Pool {
     pub nice: Sourced<Option<i32>>,
     /// Their descriptor limit, soft and hard. None: the hard one that is inherited.
     pub nofile: Sourced<Option<u64>>,
+    /// Age at which a worker is replaced. None: never.
+    pub max_age: Sourced<Option<Duration>>,
+    /// Connections after which a worker is replaced. None: never.
+    pub max_served: Sourced<Option<u64>>,
+    /// Bytes in memory at which a worker is replaced. None: never.
+    pub max_memory: Sourced<Option<u64>>,
     /// Variables beside those that they inherit, sorted by name.
     pub env: Vec<(String, Sourced<String>)>,
 }

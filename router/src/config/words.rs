@@ -86,6 +86,9 @@ pub(super) const POOL: Schema = Schema {
         "root",
         "nice",
         "nofile",
+        "max-age",
+        "max-connections-served",
+        "max-memory",
         "env",
     ],
     later: &["selinux-context", "headers", "ports", "hook"],
@@ -220,6 +223,10 @@ const FOREIGN: &[(&str, &str, &Schema)] = &[
     ("supplementary-groups", "groups", &POOL),
     ("supplementarygroups", "groups", &POOL),
     ("limit-nofile", "nofile", &POOL),
+    ("max-memory-restart", "max-memory", &POOL),
+    ("max-requests", "max-connections-served", &POOL),
+    ("max-worker-lifetime", "max-age", &POOL),
+    ("reload-on-rss", "max-memory", &POOL),
     ("limitnofile", "nofile", &POOL),
     ("rlimit-nofile", "nofile", &POOL),
     ("worker-rlimit-nofile", "nofile", &POOL),
@@ -323,7 +330,6 @@ const FOREGROUND: &str = "it stays in the foreground, and systemd keeps it runni
 
 /// Words of others for what is not a key here.
 const ELSEWHERE: &[(&str, &str)] = &[
-    ("max-memory-restart", MEMORY),
     ("memory-limit", MEMORY),
     ("memorymax", MEMORY),
     ("memory-max", MEMORY),
@@ -496,7 +502,8 @@ mod tests {
         ] {
             assert_eq!(said(schema, key), answer);
         }
-        assert!(said(&POOL, "max_memory_restart").contains("MemoryMax="));
+        assert!(said(&POOL, "memory_limit").contains("MemoryMax="));
+        assert!(said(&POOL, "max_memory_restart").ends_with("write `max-memory`"));
     }
 
     #[test]

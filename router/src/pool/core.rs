@@ -94,6 +94,8 @@ pub(crate) struct Core {
     removed: bool,
     /// The pool is no more.
     forgotten: bool,
+    /// Every worker ends, and nobody takes over.
+    ending: bool,
     /// Nothing is offered: another router takes over.
     settling: bool,
     /// The time, while a burst is placed.
@@ -127,6 +129,7 @@ impl Core {
             #[cfg(feature = "cli")]
             removed: false,
             forgotten: false,
+            ending: false,
             settling: false,
             burst: None,
         }

@@ -8,7 +8,7 @@ use vestibule_protocol::supervision::{
 };
 use vestibule_router::config::{self, Account, Command, Config, OnError, Overrides, Workers};
 use vestibule_router::listener::{self, Bound, local_address};
-use vestibule_router::options::Output;
+use vestibule_router::options::{Output, Recycle};
 use vestibule_router::supervisor::master::{Layout, ListenerPlan, PoolPlan, Present, Source};
 use vestibule_router::supervisor::router_user;
 use vestibule_router::{Restart, WorkerOptions};
@@ -191,6 +191,11 @@ fn options(config: &Config, pool: &config::Pool, port: Option<u16>) -> WorkerOpt
             delay: *pool.restart.delay,
             max_delay: *pool.restart.max_delay,
             attempts: *pool.restart.attempts,
+        })
+        .recycle(Recycle {
+            max_age: *pool.max_age,
+            max_served: *pool.max_served,
+            max_memory: *pool.max_memory,
         })
         .output(Output::Lines)
         .no_new_privileges()

@@ -92,7 +92,8 @@ pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
                 assert_eq!(RefusalReason::from_number(reason as u16), refusal.reason);
             }
         }
-        Said::Drain(timeout) => {
+        Said::Drain(timeout, last) => {
+            assert_eq!(*last, !values(body, message::TAG_LAST).is_empty());
             let first = values(body, message::TAG_TIMEOUT)[0];
             assert_eq!(u128::from(number(first)), timeout.as_millis());
         }

@@ -10,7 +10,7 @@ use vestibule_protocol::limits::MAX_TEXT;
 use vestibule_protocol::message::{
     ErrorReport, FromWorker, HandBack, ItemKind, MessageBody, MessageError, Refusal, ToWorker,
     decode_message, kind, put_acknowledge, put_acknowledge_each, put_entry, put_error, put_item,
-    put_message, put_prefix, put_refusal, put_timeout,
+    put_last, put_message, put_prefix, put_refusal, put_timeout,
 };
 
 /// A packet's meaning, owned, so that what was read twice can be compared.
@@ -22,7 +22,7 @@ pub enum Said {
     Message(Vec<ItemKind>, Vec<u8>, Vec<u8>),
     HandBack { info: Box<ConnectionInfo>, prefix: Vec<u8>, to: String, message: Vec<u8> },
     Refused(Vec<Refusal>),
-    Drain(Duration),
+    Drain(Duration, bool),
     Hello(Hello),
     Acknowledge { up_to: u64, open: u32, each: Vec<u64> },
     WorkerMessage(Vec<u8>),
@@ -68,7 +68,7 @@ impl Said {
             }
             ToWorker::Message(body) => Self::message(body),
             ToWorker::Refused(refusals) => Self::Refused(refusals),
-            ToWorker::Drain(timeout) => Self::Drain(timeout),
+            ToWorker::Drain { timeout, last } => Self::Drain(timeout, last),
             ToWorker::Close => Self::Bare,
         })
     }
@@ -121,7 +121,12 @@ impl Said {
             Self::Refused(refusals) => {
                 refusals.iter().for_each(|refusal| put_refusal(&mut out, *refusal));
             }
-            Self::Drain(timeout) => put_timeout(&mut out, *timeout),
+            Self::Drain(timeout, last) => {
+                put_timeout(&mut out, *timeout);
+                if *last {
+                    put_last(&mut out);
+                }
+            }
             Self::Hello(hello) => hello.encode(&mut out),
             Self::Acknowledge { up_to, open, each } => {
                 put_acknowledge_each(&mut out, each, *open);

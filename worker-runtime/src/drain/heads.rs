@@ -141,7 +141,12 @@ mod tests {
         connections.expect_head(key, due);
         let later = due + Duration::from_secs(50);
         let cause = super::super::Cause::Drain;
-        connections.begin(super::super::Ending { cause, deadline: later, linger: due });
+        connections.begin(super::super::Ending {
+            cause,
+            last_call: due,
+            deadline: later,
+            linger: due,
+        });
         assert_eq!(times(&woken), 1);
         connections.watch_heads().await;
         assert_eq!((Instant::now(), times(&woken)), (due, 2));

@@ -46,8 +46,9 @@ async fn a_draining_worker_refuses_finishes_and_returns() {
     router.offer(&[(&third, &Data::NONE)]);
     let refused = Said::Refused(vec![(3, RefusalReason::Draining)]);
     assert_eq!(router.hears_but_load(2).await, refused);
-    // Idle and kept alive: told to finish at once.
-    assert_eq!(to_end(&mut kept).await, "");
+    // Idle and kept alive: it stays open, and its next answer says that it closes.
+    ask(&mut kept, "/", "").await;
+    assert!(to_end(&mut kept).await.contains("connection: close"));
     // Acknowledged and not asked yet: it is owed one answer.
     let answer = get(&mut fresh, "/").await;
     assert!(answer.ends_with("served\n"), "{answer}");
@@ -85,6 +86,34 @@ async fn what_is_open_at_the_deadline_is_closed() {
     serving.await.unwrap().unwrap();
     let waited = before.elapsed();
     assert!(waited >= Duration::from_secs(30) && waited < Duration::from_secs(32), "{waited:?}");
+}
+
+/// How long an idle connection lives when its worker is told to drain within 30 s.
+async fn idle_for(drain: impl FnOnce(&mut Router)) -> Duration {
+    let (mut router, scope) = Router::and_worker();
+    let serving = serving(&scope);
+    router.attach(vestibule_protocol::handshake::Attach::default());
+    assert!(matches!(router.hears_some_time().await, Said::Hello(_)));
+    let (mut client, server) = connection().await;
+    router.offer(&[(&server, &Data::NONE)]);
+    drop(server);
+    ask(&mut client, "/", "").await;
+    assert!(matches!(router.hears_some_time().await, Said::Acknowledged { up_to: 1, open: 1 }));
+    let before = tokio::time::Instant::now();
+    drain(&mut router);
+    let said = String::from_utf8(paused_to_end(&mut client).await).unwrap();
+    assert!(!said.contains("connection: close"), "it was idle: {said}");
+    let waited = before.elapsed();
+    serving.await.unwrap().unwrap();
+    waited
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_idle_connection_is_closed_shortly_before_the_deadline_or_at_once_if_everything_ends() {
+    let waited = idle_for(|router| router.drain(Duration::from_secs(30))).await;
+    assert!(waited >= Duration::from_secs(29) && waited < Duration::from_secs(30), "{waited:?}");
+    let waited = idle_for(|router| router.drain_all(Duration::from_secs(30))).await;
+    assert!(waited < Duration::from_secs(1), "{waited:?}");
 }
 
 #[tokio::test]

@@ -113,6 +113,14 @@ impl Router {
         self.say(kind::DRAIN, &body);
     }
 
+    /// Tells the worker to finish, since everything ends.
+    pub fn drain_all(&mut self, timeout: Duration) {
+        let mut body = Vec::new();
+        message::put_timeout(&mut body, timeout);
+        message::put_last(&mut body);
+        self.say(kind::DRAIN, &body);
+    }
+
     /// The facts of the next connection.
     pub fn facts(&mut self, peer: Option<SocketAddr>) -> ConnectionInfo {
         self.connections += 1;

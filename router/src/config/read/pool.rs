@@ -99,6 +99,20 @@ pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<Pool> {
             item.number(report, NUMBER, &(128..=0x3fff_ffc0))
                 .and_then(|limit| u64::try_from(limit).ok())
         }),
+        max_age: table.optional(report, "max-age", |item, report| {
+            // Less would replace workers that have hardly begun.
+            let (least, most) = (Duration::from_secs(1), Duration::from_secs(366 * DAY));
+            item.duration(report, DURATION, &(least..=most))
+        }),
+        max_served: table.optional(report, "max-connections-served", |item, report| {
+            let most = i64::MAX;
+            item.number(report, NUMBER, &(1..=most)).and_then(|count| u64::try_from(count).ok())
+        }),
+        max_memory: table.optional(report, "max-memory", |item, report| {
+            let text = item.text(report, "a size, such as `\"512MiB\"`")?;
+            // Less than any program has; up to a petabyte.
+            report.take(&item.place, values::size(text, &(1 << 20..=1 << 50)))
+        }),
         env: env(&table, report),
         // Something stands in for what is wrong, as with listeners.
         name: name.unwrap_or_else(|| Sourced::default(String::new())),

@@ -201,6 +201,7 @@ impl Core {
     /// Every worker finishes what it has; what waits for a free one is given up.
     #[cfg(feature = "cli")]
     pub(crate) fn finish_all(&mut self) {
+        self.ending = true;
         for slot in 0..self.slots.len() {
             self.drain(slot as u32, true);
         }

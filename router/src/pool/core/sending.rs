@@ -50,7 +50,7 @@ impl Core {
                 return;
             }
             let drain_timeout = self.settings.drain_timeout;
-            let result = match send_control(place, &link, drain_timeout) {
+            let result = match send_control(place, &link, drain_timeout, self.ending) {
                 Ok(Sent::Whole) if place.state == State::Ready && !self.settling => link.flush(
                     &mut place.handoff,
                     &place.limits,
@@ -128,11 +128,16 @@ impl Core {
     }
 }
 
-fn send_control(place: &mut Slot, link: &Link, drain: Duration) -> Result<Sent, SendError> {
+fn send_control(
+    place: &mut Slot,
+    link: &Link,
+    drain: Duration,
+    last: bool,
+) -> Result<Sent, SendError> {
     while let Some(&control) = place.control.first() {
         let sent = match control {
             Control::Attach => link.attach(drain)?,
-            Control::Drain => link.drain(drain)?,
+            Control::Drain => link.drain(drain, last)?,
             Control::Close => link.close()?,
             Control::Refuse(refusal) => link.refuse(refusal)?,
         };

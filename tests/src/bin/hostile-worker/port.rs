@@ -85,7 +85,7 @@ impl Port {
             }
             ToWorker::Message(MessageBody { .. }) => Came::Message(header.sequence),
             ToWorker::Refused(refusals) => Came::Refused(refusals),
-            ToWorker::Drain(_) | ToWorker::Close => Came::Other,
+            ToWorker::Drain { .. } | ToWorker::Close => Came::Other,
         }
     }
 

@@ -19,6 +19,7 @@ mod obey;
 mod own;
 mod serve;
 mod system;
+mod websocket;
 
 use vestibule_worker::WorkerScope;
 

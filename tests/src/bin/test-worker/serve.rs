@@ -12,10 +12,17 @@ use vestibule_worker::{ConnectionInfo, WorkerScope};
 pub(crate) async fn run(scope: WorkerScope) {
     let obeying = scope.clone();
     let scope = scope.on_event(move |event| crate::obey::obey(&obeying, event));
-    scope.serve_service(service_fn(answer)).await.unwrap();
+    let mine = scope.clone();
+    scope.serve_service(service_fn(move |request| answer(mine.clone(), request))).await.unwrap();
 }
 
-async fn answer(request: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn answer(
+    scope: WorkerScope,
+    request: Request<Incoming>,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    if request.uri().path() == "/ws" {
+        return Ok(crate::websocket::upgrade(scope, request));
+    }
     let info = request.extensions().get::<ConnectionInfo>().unwrap().clone();
     let body = match request.uri().path() {
         "/panic" => panic!("asked for by a client"),
