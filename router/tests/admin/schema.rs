@@ -79,6 +79,8 @@ fn the_json_has_the_documented_names_and_types() {
     let running = Running::start(Who::Same, &folder.join("s"), 2);
     running.until_healthy(2);
     running.served_by();
+    // The router reads the acknowledgement when it can, the client its answer before that.
+    running.until("it is counted", |status| status["pools"][0]["delivered"] == 1);
     let status: Value = serde_json::from_str(&running.succeed(&["status", "--json"])).unwrap();
     let mut found = BTreeSet::new();
     flatten("", &status, &mut found);
