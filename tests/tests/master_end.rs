@@ -138,12 +138,12 @@ fn without_a_file_sighup_stops_as_sigterm_does() {
 }
 
 #[test]
-fn what_is_not_there_yet_says_so_and_it_goes_on() {
+fn a_reload_that_changes_nothing_and_an_upgrade_that_is_not_there_yet_say_so_and_it_goes_on() {
     let place = Place::new();
     let mut master = Master::launch(with_a_file(&place, ""));
     let (router, workers) = (master.router(), master.workers());
     master.signal(Signal::HUP);
-    place.says("reload is not there yet");
+    place.says("the configuration is reloaded");
     master.signal(Signal::USR2);
     place.says("an upgrade in place is not there yet");
     assert_eq!(master.client().get("/").status, 200);

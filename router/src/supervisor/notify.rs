@@ -155,6 +155,19 @@ mod tests {
         assert_eq!(heard(), None);
     }
 
+    #[tokio::test]
+    async fn a_reload_is_said_with_the_time_of_the_monotonic_clock() {
+        let (ours, manager) = UnixDatagram::pair().unwrap();
+        Notifier::new(Some(ours), None).reloading();
+        let mut buffer = [0; 128];
+        let length = manager.recv(&mut buffer).unwrap();
+        let text = String::from_utf8_lossy(&buffer[..length]).into_owned();
+        let time = text.strip_prefix("RELOADING=1\nMONOTONIC_USEC=").unwrap();
+        let said: i64 = time.parse().unwrap();
+        let now = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+        assert!(said <= now.tv_sec * 1_000_000 + now.tv_nsec / 1000, "{text}");
+    }
+
     #[test]
     fn a_name_behind_an_at_sign_is_abstract() {
         let name = format!("vestibule-notify-{}", std::process::id());
