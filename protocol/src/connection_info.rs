@@ -4,6 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZero;
 use std::sync::Arc;
 
+use crate::scope::{Scope, Scopes};
 use crate::tlv::{self, Field, Fields, TlvError};
 
 /// Number of the connection since its router started.
@@ -39,6 +40,8 @@ pub struct PeerCredentials {
 pub const TAG_TICKET: u16 = 0x0110;
 /// Name of the worker that handed the connection back.
 pub const TAG_HANDED_BACK_BY: u16 = 0x0111;
+/// For which later requests the decision about the connection holds.
+pub const TAG_SCOPE: u16 = 0x0112;
 
 /// What a router gives with a connection, and wants to see again when the connection is handed back.
 /// To everybody else it is sixteen bytes without a meaning.
@@ -99,6 +102,8 @@ pub struct ConnectionInfo {
     /// Which worker handed it back, if one did: the message posted with it is that worker's, too.
     /// A box, since most have none.
     pub handed_back_by: Option<Box<Arc<str>>>,
+    /// For which later requests the decision about it holds; `None`: for all.
+    pub scope: Option<Arc<Scope>>,
 }
 
 impl ConnectionInfo {
@@ -137,6 +142,10 @@ impl ConnectionInfo {
         if let Some(worker) = &self.handed_back_by {
             tlv::put_text(out, TAG_HANDED_BACK_BY, worker);
         }
+        if let Some(scope) = &self.scope {
+            // What was read from a field fits one.
+            let _ = tlv::put(out, TAG_SCOPE, scope.as_bytes());
+        }
     }
 
     /// Reads the facts from fields; unknown ones are skipped.
@@ -166,6 +175,7 @@ pub(crate) struct Builder {
     accepted: u64,
     ticket: Option<Ticket>,
     handed_back_by: Option<Box<Arc<str>>>,
+    scope: Option<Arc<Scope>>,
 }
 
 impl Builder {
@@ -184,6 +194,7 @@ impl Builder {
                 let bytes = <[u8; 16]>::try_from(field.value).map_err(|_| wrong)?;
                 self.ticket = Some(bytes.into());
             }
+            TAG_SCOPE => self.scope = Some(names.scopes.read(field.value)?),
             TAG_HANDED_BACK_BY => self.handed_back_by = Some(Box::new(names.read(field)?)),
             _ => {}
         }
@@ -202,6 +213,7 @@ impl Builder {
             accepted: self.accepted,
             ticket: self.ticket,
             handed_back_by: self.handed_back_by,
+            scope: self.scope,
         })
     }
 }
@@ -212,6 +224,7 @@ impl Builder {
 pub struct Names {
     kept: Vec<Arc<str>>,
     next: usize,
+    scopes: Scopes,
 }
 
 /// A router has a handful of listeners and routes; a linear look at eight is cheaper than a hash.
@@ -315,6 +328,7 @@ mod tests {
             accepted: 12_345,
             ticket: Some(Ticket::from(*b"sixteen bytes...")),
             handed_back_by: Some(Box::new("login-1".into())),
+            scope: Some(Arc::new(Scope::decode(&[]).unwrap())),
         }
     }
 

@@ -28,6 +28,10 @@ pub const MAX_PREFIX: usize = 64 * 1024;
 /// service behind it and a detour are three; more is a circle.
 pub const MAX_HOPS: u8 = 8;
 
+/// Most bytes that the scope of a decision takes beside a connection's facts: some hundred
+/// conditions. It travels with every connection of its rule, so longer ones do not.
+pub const MAX_SCOPE: usize = 4096;
+
 /// bincode's limit for the largest messages.
 ///
 /// bincode counts a value by its size in memory, and one byte on the wire can be a `u128`: with a

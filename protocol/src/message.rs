@@ -15,10 +15,10 @@ pub use self::from_worker::{
 pub use self::hand_back::HandBack;
 pub use self::refusal::{Refusal, RefusalReason, put_refusal};
 pub use self::to_worker::{
-    Entries, OfferEntry, ToWorker, put_entry, put_entry_with, put_last, put_timeout,
+    Beside, Entries, OfferEntry, ToWorker, put_entry, put_entry_with, put_last, put_timeout,
 };
 pub use self::transfer_list::{
-    ItemKind, MessageBody, decode_message, put_item, put_message, put_prefix,
+    ItemKind, MessageBody, decode_message, put_connection, put_item, put_message, put_prefix,
 };
 use crate::header::Header;
 use crate::limits::MAX_PREFIX;

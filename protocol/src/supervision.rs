@@ -143,7 +143,7 @@ pub struct PoolSettings {
 }
 
 /// What a router needs to know before it drops its privileges and accepts.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
     /// Which router this is, from 1.
     pub epoch: u16,
@@ -226,6 +226,8 @@ pub struct ListenerSetup {
     /// The pool for connections of which a rule had to know what was not to be seen; `None`: they
     /// are rejected.
     pub unknown: Option<u32>,
+    /// A decision holds for all requests of a connection, whatever they ask for.
+    pub unchecked: bool,
     /// Networks of senders that must begin with a PROXY header, as text.
     pub proxies: Vec<String>,
     /// Whether workers have no keys for encrypted hellos: the outer one is believed then.

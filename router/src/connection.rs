@@ -42,6 +42,8 @@ pub(crate) struct Orders {
     pub(crate) affinity: Option<Affinity>,
     /// What is posted with it.
     pub(crate) message: Option<Arc<Data>>,
+    /// For which later requests the decision holds; `None`: for all.
+    pub(crate) scope: Option<Arc<[u8]>>,
 }
 /// What a worker handed back with a connection.
 #[derive(Debug, Default)]
@@ -94,6 +96,19 @@ impl Connection {
     /// The worker that it belongs to, where its pool's balance looks at more than its address.
     pub(crate) fn affinity(&self) -> Option<&Affinity> {
         self.more.as_ref()?.orders.affinity.as_ref()
+    }
+
+    /// For which later requests the decision about it holds; `None`: for all.
+    pub(crate) fn scope(&self) -> Option<&[u8]> {
+        self.more.as_ref()?.orders.scope.as_deref()
+    }
+
+    /// Notes for which later requests a decision holds that no rule made.
+    #[cfg(feature = "cli")]
+    pub(crate) fn set_scope(&mut self, scope: Option<Arc<[u8]>>) {
+        if scope.is_some() || self.more.is_some() {
+            self.more.get_or_insert_default().orders.scope = scope;
+        }
     }
 
     /// What its worker wants posted with it, or its route.

@@ -232,6 +232,12 @@ impl Dispatch {
         let from = self.pools.iter().position(|known| Arc::ptr_eq(known, from));
         match self.destinations.resolve(from.unwrap_or(usize::MAX), &to) {
             Ok(Destination { pool, slot }) => {
+                // Whoever hands it on does so for all that is its own.
+                let mut connection = connection;
+                let listener = self.names.iter().position(|it| **it == *connection.info().listener);
+                let route = Arc::clone(&connection.info().route);
+                let scope = listener.and_then(|it| self.table.scope_of_route(it, &route));
+                connection.set_scope(scope);
                 let Some(pool) = self.pools.get(pool) else { return };
                 if let Err((refused, connection)) = pool.hand_to(slot, connection, message) {
                     self.reject(connection, accept::rejection(refused));
@@ -301,7 +307,12 @@ impl Dispatch {
         let asked = match goal {
             Goal::Rules(_) => return Some((connection, goal)),
             Goal::Script => script.ask(connection),
-            Goal::Speech(ticket) => script.tell(ticket, connection, facts.speech.clone()),
+            Goal::Speech(ticket) => {
+                // What it says of another request only it can tell.
+                let mut connection = connection;
+                connection.set_scope(self.table.no_scope(facts.listener));
+                script.tell(ticket, connection, facts.speech.clone())
+            }
         };
         match asked {
             script::Asked::Posted | script::Asked::Gone => None,
@@ -341,6 +352,7 @@ impl Dispatch {
         connection.order(Orders {
             affinity: self.table.affinity(decision.target, facts),
             message: decision.message.cloned(),
+            scope: self.table.scope(facts.listener, decision.why),
         });
         match decision.redirection(facts) {
             Some(Some(location)) => {

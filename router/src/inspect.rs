@@ -13,7 +13,7 @@ pub mod facts;
 #[cfg(feature = "peek")]
 pub mod http_head;
 pub mod label;
-pub mod normal;
+pub use vestibule_protocol::http::normal;
 pub mod parsed;
 pub mod paused;
 #[cfg(feature = "cli")]

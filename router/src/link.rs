@@ -8,14 +8,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use vestibule_protocol::Data;
-use vestibule_protocol::connection_info::Ticket;
 use vestibule_protocol::handshake::{Abilities, Acks, Attach, Hello};
 use vestibule_protocol::header::{HEADER_LEN, Header};
 use vestibule_protocol::limits::{INLINE_MESSAGE, MAX_DESCRIPTORS};
-use vestibule_protocol::message::{self, Refusal, kind};
+use vestibule_protocol::message::{self, Beside, Refusal, kind};
 use vestibule_protocol::socket::{PacketSocket, SendError, Sent};
 use vestibule_protocol::tlv::TooLong;
-use vestibule_protocol::{ConnectionInfo, envelope, sys};
+use vestibule_protocol::{envelope, sys};
 
 use crate::connection::Connection;
 use crate::handoff::{Cargo, Entry, Handoff};
@@ -88,12 +87,11 @@ impl Link {
         self.tickets
     }
 
-    /// The ticket of a connection that is about to be sent, if the worker has a use for it.
-    fn ticket(&self, connection: &Connection, limits: &Limits) -> Option<Ticket> {
-        if !limits.abilities.has(Abilities::HAND_BACK) {
-            return None;
-        }
-        self.tickets.issue(connection)
+    /// What is said of a connection besides its facts: the ticket only to who has a use for it.
+    fn beside<'c>(&self, connection: &'c Connection, limits: &Limits) -> Beside<'c> {
+        let wanted = limits.abilities.has(Abilities::HAND_BACK);
+        let ticket = if wanted { self.tickets.issue(connection) } else { None };
+        Beside { ticket, scope: connection.scope() }
     }
 
     /// The epoch that this router speaks in.
@@ -198,9 +196,9 @@ impl Link {
                 break;
             }
             let before = body.len();
-            let ticket = self.ticket(connection, limits);
             let (info, data) = (connection.info(), entry.data.as_bytes());
-            let fits = message::put_entry_with(body, info, ticket, data).is_ok();
+            let beside = self.beside(connection, limits);
+            let fits = message::put_entry_with(body, info, beside, data).is_ok();
             if !fits || body.len() > bytes {
                 body.truncate(before);
                 break;
@@ -278,9 +276,8 @@ impl Link {
     ) -> Result<Vec<BorrowedFd<'e>>, TooLong> {
         match &entry.cargo {
             Cargo::Connection(connection) => {
-                let ticket = self.ticket(connection, limits);
-                let info = ConnectionInfo { ticket, ..connection.info().clone() };
-                message::put_item(body, &message::ItemKind::Connection(info))?;
+                let beside = self.beside(connection, limits);
+                message::put_connection(body, connection.info(), beside)?;
                 message::put_prefix(body, connection.prefix());
                 message::put_message(body, entry.data.as_bytes());
                 Ok(vec![connection.as_fd()])

@@ -270,6 +270,7 @@ impl Listener {
             accepted,
             ticket: None,
             handed_back_by: None,
+            scope: None,
         };
         Connection::new(PausedConnection::new(socket), info)
     }

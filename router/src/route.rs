@@ -12,6 +12,7 @@ mod index;
 pub mod networks;
 pub mod pattern;
 pub mod rule;
+pub mod scope;
 #[cfg(feature = "script")]
 pub mod script;
 pub mod table;

@@ -106,6 +106,9 @@ impl Tickets {
             }
         }
         hasher.write(info.listener.as_bytes());
+        // Where one text ends and the other begins.
+        hasher.write_u8(0xff);
+        hasher.write(info.route.as_bytes());
         Ticket::new(hasher.finish(), stamp)
     }
 }
@@ -153,6 +156,7 @@ mod tests {
         assert_eq!(wrong(&|info| info.peer = None), None);
         assert_eq!(wrong(&|info| info.destination = info.peer), None);
         assert_eq!(wrong(&|info| info.listener = "internal".into()), None);
+        assert_eq!(wrong(&|info| info.route = "admin".into()), None);
         assert_eq!(wrong(&|info| info.ticket = None), None);
         // The number of hops cannot be lowered.
         fn lowered(ticket: Ticket) -> Ticket {

@@ -8,7 +8,7 @@ use super::{
     MessageBody, MessageError, Refusal, TAG_ENTRY, TAG_LAST, TAG_MESSAGE, TAG_TIMEOUT, kind,
     transferred, without_descriptors,
 };
-use crate::connection_info::{Builder, ConnectionInfo, Names, TAG_TICKET, Ticket};
+use crate::connection_info::{Builder, ConnectionInfo, Names, TAG_SCOPE, TAG_TICKET, Ticket};
 use crate::handshake::Attach;
 use crate::header::Header;
 use crate::tlv::{self, Field, Fields, TlvError, TooLong};
@@ -145,26 +145,46 @@ fn decode_drain(body: &[u8]) -> Result<(Duration, bool), TlvError> {
 /// # Errors
 /// [`TooLong`] if facts and message exceed 65,535 bytes; nothing is appended then.
 pub fn put_entry(out: &mut Vec<u8>, info: &ConnectionInfo, message: &[u8]) -> Result<(), TooLong> {
-    put_entry_with(out, info, None, message)
+    put_entry_with(out, info, Beside::default(), message)
 }
 
-/// As [`put_entry`], with a ticket that the facts do not hold themselves.
+/// What a router says of a connection that its facts do not hold themselves.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Beside<'a> {
+    /// With what it can be handed back.
+    pub ticket: Option<Ticket>,
+    /// For which later requests the decision holds; `None`: for all.
+    pub scope: Option<&'a [u8]>,
+}
+
+impl Beside<'_> {
+    /// Appends it to the facts.
+    pub fn encode(&self, out: &mut Vec<u8>) {
+        if let Some(ticket) = self.ticket {
+            tlv::put_array(out, TAG_TICKET, ticket.to_bytes());
+        }
+        if let Some(scope) = self.scope {
+            // Longer ones are not made: see [`scope::encode`](crate::scope::encode).
+            let _ = tlv::put(out, TAG_SCOPE, scope);
+        }
+    }
+}
+
+/// As [`put_entry`], with what the facts do not hold themselves.
 ///
 /// # Errors
 /// As [`put_entry`].
 pub fn put_entry_with(
     out: &mut Vec<u8>,
     info: &ConnectionInfo,
-    ticket: Option<Ticket>,
+    beside: Beside<'_>,
     message: &[u8],
 ) -> Result<(), TooLong> {
     let mut whole = Ok(());
     let before = out.len();
     tlv::nested(out, TAG_ENTRY, |out| {
         info.encode(out);
-        if let Some(ticket) = ticket {
-            tlv::put_array(out, TAG_TICKET, ticket.to_bytes());
-        }
+        beside.encode(out);
         if !message.is_empty() {
             whole = tlv::put(out, TAG_MESSAGE, message);
         }

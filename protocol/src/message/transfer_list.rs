@@ -3,8 +3,8 @@
 use std::borrow::Cow;
 
 use super::{
-    MessageError, TAG_CONNECTION, TAG_DESCRIPTOR, TAG_LISTENER, TAG_MESSAGE_FOLLOWS, TAG_PORT,
-    TAG_PREFIX, transferred,
+    Beside, MessageError, TAG_CONNECTION, TAG_DESCRIPTOR, TAG_LISTENER, TAG_MESSAGE_FOLLOWS,
+    TAG_PORT, TAG_PREFIX, transferred,
 };
 use crate::connection_info::{ConnectionInfo, Names};
 use crate::header::Header;
@@ -118,11 +118,26 @@ pub fn put_prefix(out: &mut Vec<u8>, prefix: &[u8]) {
 /// [`TooLong`] if a connection's facts exceed 65,535 bytes; nothing is appended then.
 pub fn put_item(out: &mut Vec<u8>, item: &ItemKind) -> Result<(), TooLong> {
     match item {
-        ItemKind::Connection(info) => tlv::nested(out, TAG_CONNECTION, |out| info.encode(out)),
+        ItemKind::Connection(info) => put_connection(out, info, Beside::default()),
         ItemKind::Port => tlv::put(out, TAG_PORT, &[]),
         ItemKind::Listener => tlv::put(out, TAG_LISTENER, &[]),
         ItemKind::Descriptor => tlv::put(out, TAG_DESCRIPTOR, &[]),
     }
+}
+
+/// Appends that the next descriptor is a connection with these facts, and what they do not hold.
+///
+/// # Errors
+/// [`TooLong`] if they exceed 65,535 bytes; nothing is appended then.
+pub fn put_connection(
+    out: &mut Vec<u8>,
+    info: &ConnectionInfo,
+    beside: Beside<'_>,
+) -> Result<(), TooLong> {
+    tlv::nested(out, TAG_CONNECTION, |out| {
+        info.encode(out);
+        beside.encode(out);
+    })
 }
 
 /// Appends the user's message of a `MESSAGE` or `PORT_MESSAGE`: always last.

@@ -1,7 +1,7 @@
 //! `docs/wire-protocol.md` cannot drift: its dumps are the golden packets, its tables the constants.
 
 use vestibule_protocol::message::{self, RefusalReason, kind};
-use vestibule_protocol::{connection_info, limits};
+use vestibule_protocol::{connection_info, limits, scope};
 
 use crate::vectors;
 
@@ -95,6 +95,15 @@ fn the_tables_of_the_document_name_the_constants() {
         (connection_info::TAG_PEER_CREDENTIALS, "PEER_CREDENTIALS"),
         (connection_info::TAG_TICKET, "TICKET"),
         (connection_info::TAG_HANDED_BACK_BY, "HANDED_BACK_BY"),
+        (connection_info::TAG_SCOPE, "SCOPE"),
+        (scope::TAG_RULE, "RULE"),
+        (scope::TAG_HOST, "HOST"),
+        (scope::TAG_PATH, "PATH"),
+        (scope::TAG_QUERY, "QUERY"),
+        (scope::TAG_HEADER, "HEADER"),
+        (scope::TAG_COOKIE, "COOKIE"),
+        (scope::TAG_NAME, "NAME"),
+        (scope::TAG_VALUE, "VALUE"),
     ] {
         assert_row(&document, &[format!("0x{tag:04x}"), format!("`{name}`")]);
     }

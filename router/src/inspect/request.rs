@@ -2,8 +2,9 @@
 
 use std::borrow::Cow;
 
+use vestibule_protocol::http::request::{self, Said};
+
 use super::facts::{Cause, Fact};
-use super::normal;
 
 /// A head as a parser found it, with the host and the path that it is about.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -28,15 +29,8 @@ impl HttpHead {
         for (name, _) in &mut headers {
             name.make_ascii_lowercase();
         }
-        let (authority, path) = parts(method, target);
-        let path = match path {
-            Fact::Known(path) => {
-                normal::path(path).map_or(Fact::Unknown(Cause::NotHttp), Fact::Known)
-            }
-            Fact::Absent => Fact::Absent,
-            Fact::Unknown(cause) => Fact::Unknown(cause),
-            Fact::Unasked => Fact::Unasked,
-        };
+        let (authority, path) = request::parts(method, target);
+        let path = request::path(path).into();
         let mut head = Self {
             method: method.into(),
             target: target.into(),
@@ -45,7 +39,7 @@ impl HttpHead {
             host: Fact::Absent,
             path,
         };
-        head.host = head.named(authority);
+        head.host = request::host(authority, head.header("host")).into();
         head
     }
 
@@ -64,12 +58,12 @@ impl HttpHead {
         self.minor
     }
 
-    /// The host, see [`normal::host`]; unknown where the target and the `Host` lines name two.
+    /// The host, see [`super::normal::host`]; unknown where the target and the `Host` lines name two.
     pub fn host(&self) -> Fact<&str> {
         self.host.as_ref().map(|host| &**host)
     }
 
-    /// The path, see [`normal::path`]; absent for `CONNECT` and for `OPTIONS *`.
+    /// The path, see [`super::normal::path`]; absent for `CONNECT` and for `OPTIONS *`.
     pub fn path(&self) -> Fact<&str> {
         self.path.as_ref().map(|path| &**path)
     }
@@ -86,78 +80,29 @@ impl HttpHead {
 
     /// Every value of a cookie (RFC 6265 4.2), as sent.
     pub fn cookie<'a>(&'a self, name: &'a str) -> impl Iterator<Item = &'a [u8]> {
-        let pairs = self.header("cookie").flat_map(|line| line.split(|byte| *byte == b';'));
-        pairs.filter_map(move |pair| {
-            let pair = pair.trim_ascii();
-            let (known, value) = pair.split_at(pair.iter().position(|byte| *byte == b'=')?);
-            (known.trim_ascii_end() == name.as_bytes())
-                .then(|| value.get(1..).unwrap_or_default().trim_ascii_start())
-        })
+        self.header("cookie").flat_map(move |line| request::cookie(line, name))
     }
 
     /// Every value of a parameter of the query, decoded.
     pub fn query<'a>(&'a self, name: &'a str) -> impl Iterator<Item = Cow<'a, str>> {
-        let query = self.target.split_once('?').map_or("", |(_, query)| query);
-        query.split('&').filter(|pair| !pair.is_empty()).filter_map(move |pair| {
-            let (known, value) = pair.split_once('=').unwrap_or((pair, ""));
-            (normal::query_part(known) == name).then(|| normal::query_part(value))
-        })
+        request::query(&self.target, name)
     }
 
     /// The path and the query as the client sent them, for a redirection; `/` where there is none.
     pub fn origin_form(&self) -> &str {
-        match parts(&self.method, &self.target).1 {
-            Fact::Known(path) if path.starts_with('/') => path,
+        match request::parts(&self.method, &self.target).1 {
+            Said::Once(path) if path.starts_with('/') => path,
             _ => "/",
         }
     }
-
-    /// What the target's authority and all `Host` lines say, if they say one thing.
-    fn named(&self, authority: Option<&str>) -> Fact<Box<str>> {
-        let lines = self.header("host").map(|value| std::str::from_utf8(value).ok());
-        let mut found: Option<Box<str>> = None;
-        for text in authority.map(Some).into_iter().chain(lines) {
-            // An empty line is what a target without authority has (RFC 9112 3.2).
-            if text == Some("") && authority.is_none() {
-                continue;
-            }
-            let Some(host) = text.and_then(normal::host) else {
-                return Fact::Unknown(Cause::NotHttp);
-            };
-            if found.as_ref().is_some_and(|found| *found != host) {
-                return Fact::Unknown(Cause::NotHttp);
-            }
-            found = Some(host);
-        }
-        found.into()
-    }
 }
 
-/// A target's authority and its path with the query (RFC 9112 3.2).
-fn parts<'a>(method: &str, target: &'a str) -> (Option<&'a str>, Fact<&'a str>) {
-    if method == "CONNECT" {
-        return (Some(target), Fact::Absent);
-    }
-    if target.starts_with('/') {
-        return (None, Fact::Known(target));
-    }
-    if target == "*" {
-        return (None, Fact::Absent);
-    }
-    let scheme = |name: &str| {
-        let (scheme, rest) = target.split_once("://")?;
-        scheme.eq_ignore_ascii_case(name).then_some(rest)
-    };
-    let Some(rest) = scheme("http").or_else(|| scheme("https")) else {
-        return (None, Fact::Unknown(Cause::NotHttp));
-    };
-    match rest.find(['/', '?', '#', '\\']) {
-        None => (Some(rest), Fact::Known("/")),
-        Some(at) => {
-            let (authority, path) = rest.split_at(at);
-            // `http://host?x` has an empty path, which is `/`.
-            let path = if path.starts_with('?') { "/" } else { path };
-            (Some(authority), Fact::Known(path))
+impl<T> From<Said<T>> for Fact<T> {
+    fn from(said: Said<T>) -> Self {
+        match said {
+            Said::Once(it) => Self::Known(it),
+            Said::Never => Self::Absent,
+            Said::Oddly => Self::Unknown(Cause::NotHttp),
         }
     }
 }

@@ -9,6 +9,7 @@ use super::affinity::{Affinity, KeySource};
 use super::compile::{RuleError, compile};
 use super::index::Index;
 use super::rule::{Refusal, Rule, Target, Verdict};
+use super::scope::Scopes;
 use crate::inspect::{Cause, Depth, Facts};
 use crate::reject::{Reason, Rejection};
 
@@ -110,6 +111,7 @@ pub struct Table {
     default: Arc<str>,
     no_route: Arc<str>,
     unknown: Arc<str>,
+    scopes: Scopes,
 }
 
 /// The rules of one listener, up to the first that always matches.
@@ -161,6 +163,7 @@ impl Table {
             default: DEFAULT.into(),
             no_route: NO_ROUTE.into(),
             unknown: UNKNOWN.into(),
+            scopes: Scopes::default(),
         }
     }
 
@@ -175,7 +178,9 @@ impl Table {
             None => Unseen::Reject,
         });
         let keys = setup.pools.iter().map(|pool| KeySource::of(&pool.settings.balance));
-        Ok(Self::new(rules, &unseen.collect::<Vec<_>>(), keys.collect()))
+        let mut table = Self::new(rules, &unseen.collect::<Vec<_>>(), keys.collect());
+        table.scopes = Scopes::new(setup, &table.rules);
+        Ok(table)
     }
 
     /// The table of one pool and no rules.
@@ -261,6 +266,32 @@ impl Table {
             _ => (Target::Reject(Refusal::Status(404)), &self.no_route, Why::NoMatch),
         };
         Decision { target, route, message: None, why }
+    }
+
+    /// For which later requests on the same connection a decision holds; `None`: for all.
+    pub fn scope(&self, listener: usize, why: Why) -> Option<Arc<[u8]>> {
+        match why {
+            Why::Rule(index) => self.scopes.of_rule(listener, index),
+            // The next request may well show what the first one hid.
+            Why::Unknown { .. } => self.scopes.nothing(listener),
+            Why::OnlyPool | Why::NoMatch => None,
+        }
+    }
+
+    /// The same for a decision that was made by a table before this one, or by a script.
+    pub fn scope_of_route(&self, listener: usize, route: &str) -> Option<Arc<[u8]>> {
+        if route == DEFAULT {
+            return None;
+        }
+        match self.rules.iter().position(|rule| *rule.name == *route) {
+            Some(index) => self.scope(listener, Why::Rule(index)),
+            None => self.scopes.nothing(listener),
+        }
+    }
+
+    /// The scope of a decision that rests on what cannot be told to a worker.
+    pub fn no_scope(&self, listener: usize) -> Option<Arc<[u8]>> {
+        self.scopes.nothing(listener)
     }
 
     /// The deepest look that a listener's connections can need.

@@ -45,6 +45,7 @@ pub(crate) fn layout(
             _ => Some(*listener.backlog),
         };
         let setup = ListenerSetup {
+            unchecked: *listener.reuse == config::Reuse::Connection,
             // Given later.
             id: 0,
             name,

@@ -22,6 +22,7 @@ use vestibule_protocol::message::{
     put_acknowledge_each, put_entry, put_error, put_item, put_message, put_prefix, put_refusal,
     put_timeout,
 };
+use vestibule_protocol::scope::{self, Scope, Texts};
 use vestibule_protocol::supervision::{FromRouter, ToRouter, WorkerId};
 use vestibule_protocol::{Codec, tlv};
 
@@ -128,7 +129,11 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
             "message-prefix",
             packet(Header { descriptors: 1, ..four }, |out| {
                 let handed_back_by = Some(Box::new("login-1".into()));
-                let info = ConnectionInfo { handed_back_by, ..info(Some("10.1.2.3:4")) };
+                let paths = ["/api/*".to_owned()];
+                let texts = Texts { paths: Some(&paths), ..Texts::default() };
+                let scope = Scope::decode(&scope::encode([texts])).expect("a scope");
+                let scope = Some(scope.into());
+                let info = ConnectionInfo { handed_back_by, scope, ..info(Some("10.1.2.3:4")) };
                 put_item(out, &ItemKind::Connection(info)).expect("a short item");
                 put_prefix(out, b"GET /admin");
                 put_message(out, b"{}");

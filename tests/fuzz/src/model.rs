@@ -135,6 +135,7 @@ pub fn assert_facts(bytes: &[u8], info: &ConnectionInfo) {
     let by = info.handed_back_by.as_deref().map(|by| by.as_bytes());
     assert_eq!(text(facts::TAG_HANDED_BACK_BY), by);
     assert_eq!(text(facts::TAG_TICKET), ticket.as_ref().map(|ticket| &ticket[..]));
+    assert_eq!(text(facts::TAG_SCOPE), info.scope.as_ref().map(|scope| scope.as_bytes()));
     assert_eq!(text(facts::TAG_PEER_CONTEXT), info.peer_context.as_deref().map(str::as_bytes));
 }
 

@@ -85,7 +85,7 @@ fn core_with(workers: u32, options: WorkerOptions) -> Core {
 fn belonging(id: u64, affinity: Affinity) -> Entry {
     let mut entry = entry(id, None);
     if let Cargo::Connection(connection) = &mut entry.cargo {
-        connection.order(Orders { affinity: Some(affinity), message: None });
+        connection.order(Orders { affinity: Some(affinity), ..Orders::default() });
     }
     entry
 }
