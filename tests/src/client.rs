@@ -67,6 +67,21 @@ impl Client {
         self.stream.write_all(bytes).unwrap();
     }
 
+    /// Sends bytes to whoever may have closed already: whether they could be sent.
+    pub fn try_send(&mut self, bytes: &[u8]) -> bool {
+        self.stream.write_all(bytes).is_ok()
+    }
+
+    /// Sends an urgent byte.
+    pub fn send_urgent(&mut self, byte: u8) {
+        rustix::net::send(&self.stream, &[byte], rustix::net::SendFlags::OOB).unwrap();
+    }
+
+    /// Says that nothing more will be sent, to whoever may have closed already: whether it could be said.
+    pub fn try_finish(&self) -> bool {
+        self.stream.shutdown(Shutdown::Write).is_ok()
+    }
+
     /// Says that nothing more will be sent.
     pub fn finish(&self) {
         self.stream.shutdown(Shutdown::Write).unwrap();

@@ -1,0 +1,205 @@
+//! Clients that are looked at before their worker is chosen, through the program itself: the worker
+//! reads every byte from the first, and slow clients hold nobody up.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+use proptest::test_runner::{Config, TestRunner};
+use vestibule_tests::master::Master;
+use vestibule_tests::place::Place;
+use vestibule_tests::world::until;
+use vestibule_tests::{Client, Ended};
+
+const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
+
+/// The program, with a route that asks for the host.
+fn hall(listener: &str, router: &str) -> (Master, Place) {
+    let user = if rustix::process::geteuid().is_root() { "user = \"root\"\n" } else { "" };
+    let place = Place::new();
+    let file = place.config(&format!(
+        "[router]\n{router}[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n{listener}\
+         [[pool]]\nname = \"app\"\ncommand = [\"{WORKER}\", \"recv\"]\nworkers = 2\n{user}\
+         [[route]]\nname = \"none\"\nhost = \"none.example\"\nreject = 418\n\
+         [[route]]\nname = \"rest\"\npool = \"app\"\n"
+    ));
+    let mut command = place.vestibule(WORKER);
+    command.arg(file);
+    (Master::launch(command), place)
+}
+
+/// A request whose worker says back every byte that it has read.
+fn request() -> impl Strategy<Value = Vec<u8>> {
+    let lines = proptest::collection::vec(("[a-z]{1,12}", "[!-~]{0,60}"), 0..12);
+    let body = proptest::collection::vec(any::<u8>(), 0..3000);
+    (lines, body, any::<bool>()).prop_map(|(lines, body, pipelined)| {
+        let mut bytes = b"POST /bytes HTTP/1.1\r\nhost: a.example\r\n".to_vec();
+        for (name, value) in lines {
+            bytes.extend(format!("x-{name}: {value}\r\n").bytes());
+        }
+        bytes.extend(b"\r\n");
+        if pipelined {
+            bytes.extend(b"GET /next HTTP/1.1\r\nhost: none.example\r\n\r\n");
+        }
+        bytes.extend(body);
+        bytes
+    })
+}
+
+#[test]
+fn the_worker_reads_every_byte_from_the_first_however_they_came() {
+    const CASES: u32 = 2_000;
+    let (master, _place) = hall("", "");
+    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
+    let cuts = proptest::collection::vec((any::<prop::sample::Index>(), 0..3u8), 0..6);
+    let result = TestRunner::new(config).run(&(request(), cuts), |(bytes, cuts)| {
+        let mut cuts: Vec<_> =
+            cuts.into_iter().map(|(at, pause)| (at.index(bytes.len()), pause)).collect();
+        cuts.sort_unstable();
+        let mut client = master.client();
+        let mut sent = 0;
+        for (at, pause) in cuts {
+            client.send(&bytes[sent..at]);
+            sent = at;
+            match pause {
+                0 => {}
+                1 => std::thread::yield_now(),
+                _ => std::thread::sleep(Duration::from_micros(300)),
+            }
+        }
+        client.send(&bytes[sent..]);
+        client.finish();
+        prop_assert!(client.answer().body == bytes);
+        Ok(())
+    });
+    result.unwrap();
+    println!("{CASES} requests in random pieces came whole");
+    master.stop();
+}
+
+#[test]
+fn a_head_in_many_pieces_leaves_nothing_behind_that_holds_up_the_next_request() {
+    let (master, _place) = hall("", "");
+    let mut client = master.client();
+    let head = format!("GET / HTTP/1.1\r\nx-long: {}\r\nhost: a\r\n\r\n", "x".repeat(3000));
+    for piece in head.as_bytes().chunks(100) {
+        client.send(piece);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(client.answer().status, 200);
+    // Shorter than any low-water mark that the long head could have left.
+    for _ in 0..3 {
+        client.send(b"GET / HTTP/1.1\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+    }
+    let mut crawling = master.client();
+    for byte in b"GET / HTTP/1.1\r\nhost: none.example\r\n\r\n" {
+        crawling.send(&[*byte]);
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    assert_eq!(crawling.answer().status, 418);
+    drop(client);
+    master.stop();
+}
+
+#[test]
+fn who_is_looked_at_when_the_program_stops_is_told_so() {
+    let (mut master, _place) = hall("", "inspect-timeout = \"60s\"\n");
+    let mut client = master.client();
+    client.send(b"GET / HTTP/1.1\r\nhos");
+    until("it was accepted", || master.accepted_and_acknowledged().0 == 1);
+    master.router();
+    master.workers();
+    master.signal(rustix::process::Signal::TERM);
+    let answer = client.answer();
+    assert_eq!((answer.status, answer.header("vestibule-reason")), (503, Some("shutting-down")));
+    assert!(master.wait().success());
+    master.assert_all_gone();
+}
+
+/// Latencies of somebody who is served while a crowd says half a head each: sorted.
+fn served_beside_a_crowd(master: &Master, crowd: usize) -> (Vec<Client>, Vec<Duration>) {
+    let crowd: Vec<_> = (0..crowd)
+        .map(|_| {
+            let mut client = from("127.0.0.66", master);
+            client.send(b"GET / HTTP/1.1\r\nhost: a.exa");
+            client
+        })
+        .collect();
+    let mut times: Vec<_> = (0..300)
+        .map(|_| {
+            let begin = Instant::now();
+            let answer = from("127.0.0.1", master).get("/");
+            assert_eq!(answer.status, 200);
+            begin.elapsed()
+        })
+        .collect();
+    times.sort_unstable();
+    (crowd, times)
+}
+
+fn from(source: &str, master: &Master) -> Client {
+    Client::connect_from(source.parse::<IpAddr>().unwrap(), master.address())
+}
+
+fn raise_descriptors() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+}
+
+#[test]
+fn ten_thousand_half_heads_of_one_address_do_not_hold_up_another() {
+    const CROWD: usize = 10_000;
+    raise_descriptors();
+    let (master, _place) =
+        hall("limits = { per-peer = 256, inspecting = 4096 }\n", "inspect-timeout = \"60s\"\n");
+    let (mut crowd, times) = served_beside_a_crowd(&master, CROWD);
+    let (median, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    println!(
+        "beside {CROWD} half heads: median {median:?}, p99 {p99:?} of {} requests",
+        times.len()
+    );
+    // As many as one peer may have are waited for; all others were told at once.
+    let (mut held, mut refused) = (0, 0);
+    for client in &mut crowd {
+        // Whoever was refused may be told already.
+        client.try_send(b"mple\r\n\r\n");
+        match client.try_answer() {
+            Ok(answer) if answer.status == 200 => held += 1,
+            Ok(answer) => {
+                assert_eq!(answer.header("vestibule-reason"), Some("too-many"));
+                refused += 1;
+            }
+            // More rejections at one time than linger are resets.
+            Err(Ended::Reset | Ended::Closed) => refused += 1,
+        }
+    }
+    println!("of the crowd {held} were held and {refused} refused");
+    assert_eq!((held, refused), (256, CROWD - 256));
+    drop(crowd);
+    master.stop();
+}
+
+#[test]
+fn without_limits_a_crowd_costs_places_and_nobodys_time() {
+    const CROWD: usize = 4_000;
+    raise_descriptors();
+    let (master, _place) = hall("", "inspect-timeout = \"60s\"\n");
+    let (crowd, times) = served_beside_a_crowd(&master, CROWD);
+    let (median, p99) = (times[times.len() / 2], times[times.len() * 99 / 100]);
+    println!("beside {CROWD} half heads, no limits: median {median:?}, p99 {p99:?}");
+    for mut client in crowd {
+        client.send(b"mple\r\n\r\n");
+        assert_eq!(client.answer().status, 200);
+    }
+    master.stop();
+}

@@ -1,0 +1,233 @@
+//! Behind real proxies: HAProxy with both versions of the PROXY protocol, and nginx. Who is behind
+//! them counts; whoever is not listed is an ordinary client.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
+use std::process::{Child, Command, Stdio};
+
+use vestibule_tests::files::Folder;
+use vestibule_tests::master::Master;
+use vestibule_tests::place::Place;
+use vestibule_tests::world::until;
+use vestibule_tests::{Client, Ended};
+
+const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
+
+/// The program, with proxies on 127.0.0.1 and 127.0.0.2.
+fn hall(more: &str) -> (Master, Place) {
+    let user = if rustix::process::geteuid().is_root() { "user = \"root\"\n" } else { "" };
+    let place = Place::new();
+    let file = place.config(&format!(
+        "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n\
+         proxy-protocol = [\"127.0.0.1\", \"127.0.0.2\"]\n{more}\
+         [[pool]]\nname = \"app\"\ncommand = [\"{WORKER}\", \"recv\"]\nworkers = 1\n{user}\
+         [[route]]\nname = \"nine\"\npeer = \"127.0.0.9\"\npool = \"app\"\n\
+         [[route]]\nname = \"rest\"\npool = \"app\"\n"
+    ));
+    let mut command = place.vestibule(WORKER);
+    command.arg(file);
+    (Master::launch(command), place)
+}
+
+/// A program of another project that runs until it is dropped.
+struct Running {
+    child: Child,
+    log: std::path::PathBuf,
+}
+
+impl Running {
+    fn start(folder: &Folder, mut command: Command, ports: &[SocketAddr]) -> Self {
+        let log = folder.join("log");
+        let output = std::fs::File::create(&log).unwrap();
+        let mut child = command
+            .stdin(Stdio::null())
+            .stdout(output.try_clone().unwrap())
+            .stderr(output)
+            .spawn()
+            .unwrap_or_else(|error| panic!("{:?}: {error}; see .ci/setup", command.get_program()));
+        for port in ports {
+            until("the proxy listens", || {
+                let ended = child.try_wait().unwrap();
+                assert!(ended.is_none(), "{}", std::fs::read_to_string(&log).unwrap());
+                TcpStream::connect(port).is_ok()
+            });
+        }
+        Self { child, log }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // It may have ended.
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("{}", std::fs::read_to_string(&self.log).unwrap_or_default());
+        }
+    }
+}
+
+/// Ports that are free now.
+fn free_ports<const N: usize>() -> [SocketAddr; N] {
+    let held = [(); N].map(|()| TcpListener::bind("127.0.0.1:0").unwrap());
+    held.each_ref().map(|listener| listener.local_addr().unwrap())
+}
+
+fn from(source: &str, to: SocketAddr) -> Client {
+    Client::connect_from(source.parse::<IpAddr>().unwrap(), to)
+}
+
+/// A client behind the proxy is routed, and told to the worker, by its own address, on every request
+/// of its connection, and its bytes come whole.
+fn assert_counts(proxy: SocketAddr) {
+    for source in ["127.0.0.9", "127.0.0.10"] {
+        let mut client = from(source, proxy);
+        for _ in 0..2 {
+            let answer = client.get("/");
+            assert_eq!(answer.field("peer"), client.address().to_string());
+            let route = if source == "127.0.0.9" { "nine" } else { "rest" };
+            assert_eq!(answer.field("route"), route);
+        }
+    }
+    let mut client = from("127.0.0.9", proxy);
+    let sent = [b"POST /bytes HTTP/1.1\r\n\r\n".as_slice(), &[b'x'; 100_000]].concat();
+    client.send(&sent);
+    client.finish();
+    assert!(client.answer().body == sent, "a byte was lost or made up");
+}
+
+#[test]
+fn haproxys_clients_count_in_both_versions() {
+    let (master, _place) = hall("");
+    let [first, second, tls] = free_ports();
+    let folder = Folder::new();
+    let to = master.address();
+    let config = folder.write(
+        "haproxy.cfg",
+        &format!(
+            "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n\
+             unique-id-format %[uuid()]\n\
+             listen first\n bind {first}\n server app {to} send-proxy\n\
+             listen second\n bind {second}\n server app {to} send-proxy-v2\n\
+             listen more\n bind {tls}\n server app {to} send-proxy-v2 proxy-v2-options unique-id,crc32c\n"
+        ),
+        0o644,
+    );
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(config);
+    let _haproxy = Running::start(&folder, command, &[first, second, tls]);
+    assert_counts(first);
+    assert_counts(second);
+    assert_counts(tls);
+    master.stop();
+}
+
+#[test]
+fn nginxs_clients_count() {
+    let (master, _place) = hall("");
+    let [port] = free_ports();
+    let folder = Folder::new();
+    let to = master.address();
+    let config = folder.write(
+        "nginx.conf",
+        &format!(
+            "load_module /usr/lib/nginx/modules/ngx_stream_module.so;\n{}\
+             pid {1}/nginx.pid;\nerror_log stderr;\nevents {{}}\n\
+             stream {{ server {{ listen {port}; proxy_pass {to}; proxy_protocol on; proxy_half_close on; }} }}\n",
+            if rustix::process::geteuid().is_root() { "user root;\n" } else { "" },
+            folder.path().display(),
+        ),
+        0o644,
+    );
+    let mut command = Command::new("nginx");
+    command.args(["-g", "daemon off; master_process off;", "-e", "stderr", "-c"]).arg(config);
+    let _nginx = Running::start(&folder, command, &[port]);
+    assert_counts(port);
+    master.stop();
+}
+
+#[test]
+fn a_listed_sender_without_a_header_is_closed_and_another_is_an_ordinary_client() {
+    let (master, _place) = hall("");
+    let to = master.address();
+    let ended = |bytes: &[u8]| {
+        let mut client = from("127.0.0.2", to);
+        client.send(bytes);
+        // Closed with bytes that nobody read, it is reset.
+        client.try_finish();
+        client.end().0
+    };
+    for wrong in [
+        &b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"[..],
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1 70000\r\nGET / HTTP/1.1\r\n\r\n",
+        b"PROXY TCP4 192.0.2.1 192.0.2.2 1",
+        b"\r\n\r\n\0\r\nQUIT\n\x31\x11\0\0GET / HTTP/1.1\r\n\r\n",
+        b"",
+    ] {
+        assert_eq!(ended(wrong), b"", "{}", wrong.escape_ascii());
+    }
+    let mut ordinary = from("127.0.0.3", to);
+    assert_eq!(ordinary.get("/").field("peer"), ordinary.address().to_string());
+    // What an ordinary client says of itself reaches the worker as what it is: bytes.
+    let mut pretends = from("127.0.0.3", to);
+    let sent = b"PROXY /bytes TCP4 192.0.2.1 192.0.2.2 1 2\r\n\r\n";
+    pretends.send(sent);
+    pretends.finish();
+    assert_eq!(pretends.answer().body, sent);
+    // A proxy's own connection, and one whose family has no addresses.
+    for own in [&b"PROXY UNKNOWN\r\n"[..], b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0"] {
+        let mut check = from("127.0.0.2", to);
+        check.send(own);
+        assert_eq!(check.get("/").field("peer"), check.address().to_string());
+    }
+    // A client of the proxy on a Unix-domain socket has no address.
+    let mut unix = from("127.0.0.2", to);
+    unix.send(&[&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8"[..], &[0; 216]].concat());
+    assert_eq!(unix.get("/").field("peer"), "none");
+    drop((ordinary, unix));
+    master.stop();
+}
+
+#[test]
+fn a_header_in_any_pieces_is_taken_off_whole_and_nothing_else_is() {
+    let (master, _place) = hall("");
+    let header = b"PROXY TCP4 127.0.0.9 192.0.2.2 51200 80\r\n";
+    let request = b"GET /bytes HTTP/1.1\r\n\r\nbody";
+    let whole = [&header[..], request].concat();
+    for cut in 0..whole.len() {
+        let mut client = from("127.0.0.2", master.address());
+        client.send(&whole[..cut]);
+        std::thread::yield_now();
+        client.send(&whole[cut..]);
+        client.finish();
+        assert_eq!(client.answer().body, request, "cut at {cut}");
+    }
+    master.stop();
+}
+
+#[test]
+fn limits_are_for_who_is_behind_the_proxy() {
+    let (master, _place) = hall("limits = { rate = \"1/h\", burst = 2 }\n");
+    let ask = |source: &str| {
+        let mut client = from("127.0.0.1", master.address());
+        client.send(format!("PROXY TCP4 {source} 192.0.2.2 51200 80\r\n").as_bytes());
+        let answer = client.get("/");
+        (answer.status, answer.header("vestibule-reason").map(str::to_owned))
+    };
+    let limited = (429, Some("rate-limited".to_owned()));
+    assert_eq!([ask("192.0.2.1"), ask("192.0.2.1")], [(200, None), (200, None)]);
+    assert_eq!(ask("192.0.2.1"), limited);
+    assert_eq!(ask("192.0.2.9"), (200, None));
+    assert_eq!(ask("192.0.2.1"), limited);
+    let mut quiet = from("127.0.0.2", master.address());
+    quiet.finish();
+    assert_eq!(quiet.end(), (Vec::new(), Ended::Closed));
+    master.stop();
+}
