@@ -134,6 +134,7 @@ impl Connection {
     }
 
     /// With what its worker wants posted with it.
+    #[cfg(feature = "cli")]
     pub(crate) fn with_message(mut self, message: Data) -> Self {
         self.more.get_or_insert_default().returned.message = message;
         self

@@ -20,6 +20,7 @@ pub(crate) use self::core::Core;
 use self::core::Refused;
 use crate::connection::Connection;
 use crate::handoff::{Cargo, Entry};
+#[cfg(feature = "cli")]
 use vestibule_protocol::Data;
 
 /// What the tasks of a pool and its handles share.

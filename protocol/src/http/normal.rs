@@ -17,7 +17,11 @@ pub fn host(text: &str) -> Option<Box<str>> {
     }
     let name = name.strip_suffix('.').unwrap_or(name);
     let is_name = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_');
-    if name.is_empty() || name.starts_with('.') || name.contains("..") || !name.bytes().all(is_name)
+    if name.is_empty()
+        || name.starts_with('.')
+        || name.ends_with('.')
+        || name.contains("..")
+        || !name.bytes().all(is_name)
     {
         return None;
     }
@@ -156,6 +160,7 @@ mod tests {
             "",
             ".",
             "a..b",
+            "a..",
             ".a",
             "a b",
             "user@a",

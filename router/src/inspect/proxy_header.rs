@@ -96,6 +96,11 @@ fn length(bytes: &[u8]) -> Parsed<usize> {
             Parsed::Done(length)
         };
     }
+    // `PROXY UNKNOWN` and its end of line is the shortest of all.
+    const SHORTEST: usize = b"PROXY UNKNOWN\r\n".len();
+    if bytes.is_empty() {
+        return Parsed::More(SHORTEST);
+    }
     if SIGNATURE.starts_with(bytes) {
         return Parsed::More(FIXED - bytes.len());
     }
@@ -108,14 +113,17 @@ fn length(bytes: &[u8]) -> Parsed<usize> {
         };
     }
     if TEXT.starts_with(bytes) {
-        // `PROXY UNKNOWN` and its end of line is the shortest.
-        return Parsed::More(b"PROXY UNKNOWN\r\n".len() - bytes.len());
+        return Parsed::More(SHORTEST - bytes.len());
     }
     Parsed::Not(Cause::NotHttp)
 }
 
 fn version_1(line: &[u8]) -> Option<(Sender, Announced)> {
     use ppp::v1::{Addresses, Header};
+    // The end is a carriage return and a line feed, of which there are no others.
+    if line.strip_suffix(b"\r\n")?.contains(&b'\r') {
+        return None;
+    }
     let read = Header::try_from(line).ok()?;
     // A port is digits alone, and the line that was measured is the one that was read.
     let is_plain = !line.contains(&b'+') || read.addresses == Addresses::Unknown;
@@ -338,6 +346,7 @@ mod tests {
             b"PROXY TCP4 ::1 ::1 1 2\r\n".to_vec(),
             b"PROXY TCP4 192.0.2.7 10.0.0.1 1 2\n".to_vec(),
             b"PROXY UNKNOWN \rX\n".to_vec(),
+            b"PROXY UNKNOWN 1 2 3 4 \n".to_vec(),
             b"PROXY udp4 192.0.2.7 10.0.0.1 1 2\r\n".to_vec(),
             version_2(2, 0x11, &[&IPV4]),
             version_2(1, 0x41, &[&IPV4]),
@@ -357,6 +366,7 @@ mod tests {
     }
 
     fn any_header() -> impl Strategy<Value = Vec<u8>> {
+        let unknown = Just(b"PROXY UNKNOWN\r\n".to_vec());
         let text = (any::<std::net::SocketAddrV4>(), any::<std::net::SocketAddrV4>()).prop_map(
             |(a, b)| {
                 format!("PROXY TCP4 {} {} {} {}\r\n", a.ip(), b.ip(), a.port(), b.port())
@@ -375,7 +385,7 @@ mod tests {
                 .collect();
             version_2(command, 0x11, &[&IPV4, &fields])
         });
-        prop_oneof![text, binary]
+        prop_oneof![unknown, text, binary]
     }
 
     proptest! {

@@ -33,6 +33,14 @@ fn main() -> io::Result<()> {
     for (name, bytes) in packets() {
         write("tlv", name, &bytes)?;
     }
+    for (target, extension) in [("client_hello", "hello"), ("http_head", "head")] {
+        for (name, bytes) in recorded(extension)? {
+            write(target, &name, &bytes)?;
+        }
+    }
+    for (name, bytes) in proxy_headers() {
+        write("proxy_header", name, &bytes)?;
+    }
     for (name, bytes) in messages() {
         write("codec", &name, &bytes)?;
     }
@@ -43,6 +51,42 @@ fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(name), bytes)
+}
+
+/// What real clients said first.
+fn recorded(extension: &str) -> io::Result<Vec<(String, Vec<u8>)>> {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../router/tests/recorded");
+    let mut all = Vec::new();
+    for entry in fs::read_dir(folder)? {
+        let path = entry?.path();
+        if let Some(name) = path.file_name().and_then(|name| name.to_str())
+            && path.extension().is_some_and(|found| found == extension)
+        {
+            all.push((name.to_owned(), fs::read(&path)?));
+        }
+    }
+    Ok(all)
+}
+
+/// One of each version, family and field.
+fn proxy_headers() -> Vec<(&'static str, Vec<u8>)> {
+    let binary = |command: u8, family: u8, rest: &[u8]| {
+        let length = u16::try_from(rest.len()).expect("a short header").to_be_bytes();
+        [&b"\r\n\r\n\0\r\nQUIT\n"[..], &[0x20 | command, family], &length, rest].concat()
+    };
+    let v4 = [192, 0, 2, 7, 10, 0, 0, 1, 0xc8, 0, 0, 80];
+    let fields = b"\x01\0\x02h2\x02\0\x01a\x05\0\x02id\x04\0\x01\0\x20\0\x05\x01\0\0\0\0";
+    vec![
+        ("text-4", b"PROXY TCP4 192.0.2.7 10.0.0.1 51200 80\r\nGET /".to_vec()),
+        ("text-6", b"PROXY TCP6 2001:db8::7 ::1 51200 443\r\n".to_vec()),
+        ("text-unknown", b"PROXY UNKNOWN\r\n".to_vec()),
+        ("binary-4", binary(1, 0x11, &v4)),
+        ("binary-6", binary(1, 0x21, &[7; 36])),
+        ("binary-unix", binary(1, 0x31, &[b'x'; 216])),
+        ("binary-local", binary(0, 0, &[])),
+        ("binary-fields", binary(1, 0x11, &[&v4[..], fields].concat())),
+        ("binary-checksum", binary(1, 0x11, &[&v4[..], &[3, 0, 4, 0, 0, 0, 0]].concat())),
+    ]
 }
 
 fn headers() -> Vec<(&'static str, Vec<u8>)> {
