@@ -5,12 +5,12 @@
 //! connections and answers `explain` and `check`. Only the unprivileged router runs a script for
 //! connections; the supervisor never does.
 //!
-//! A script that loops, throws or eats memory costs its own decision and no more: [`clock`] and the
-//! memory limit end it, [`switch`] leaves it alone for a while when it does nothing else, and the
+//! A script that loops, throws or eats memory costs its own decision and no more: `clock` and the
+//! memory limit end it, `switch` leaves it alone for a while when it does nothing else, and the
 //! `[[route]]`s decide meanwhile.
 //!
-//! What scripts see: [`connection`], [`request`], [`pools`], [`globals`]; [`message`] is what they
-//! post. [`book`] knows which connections are undecided.
+//! What scripts see: `connection`, `request`, `pools`, `globals`; `message` is what they
+//! post. `book` knows which connections are undecided.
 
 mod book;
 mod clock;
