@@ -115,6 +115,9 @@ pub(super) fn check(config: &Config, system: &impl System, strict: bool, report:
         check.rights(pool);
         check.files(pool);
     }
+    for route in &config.routes {
+        check.peer_users(&route.conditions.users);
+    }
     check.users();
     check.descriptors();
 }
@@ -230,6 +233,21 @@ impl<S: System> Check<'_, S> {
             }
         }
         self.ids(written.place(), key);
+    }
+
+    /// A name that nobody has would match nobody, and a rule that rejects by it would let all pass.
+    fn peer_users(&mut self, users: &Sourced<Option<Vec<String>>>) {
+        for name in users.value.iter().flatten() {
+            if name.parse::<u32>().is_ok() {
+                continue;
+            }
+            let obstacle = match self.system.user(name) {
+                Ok(Some(_)) => continue,
+                Ok(None) => Obstacle::User(name.clone()),
+                Err(error) => Obstacle::Lookup { name: name.clone(), reason: error.to_string() },
+            };
+            self.missing(users.place(), obstacle);
+        }
     }
 
     fn ids(&mut self, place: Option<&Place>, key: &'static str) {

@@ -66,7 +66,12 @@ pub(crate) fn layout(
         options: options(config, pool, port),
     });
     let pools: Vec<PoolPlan> = pools.collect();
-    let rules: Vec<RuleSetup> = config.routes.iter().map(config::Route::setup).collect();
+    let mut rules: Vec<RuleSetup> = config.routes.iter().map(config::Route::setup).collect();
+    // The kernel tells numbers, and the router must not wait for a database between two connections:
+    // names become numbers here, anew with each reload.
+    for user in rules.iter_mut().filter_map(|rule| rule.users.as_mut()).flatten() {
+        *user = router_user::resolve(user)?.0.to_string();
+    }
     Ok(Layout {
         routes: rules.iter().map(|rule| described(config, rule)).collect(),
         rules,

@@ -13,7 +13,7 @@ const DYNAMIC: std::ops::RangeInclusive<u32> = 61_184..=65_519;
 
 /// There is no such user.
 #[derive(Debug, thiserror::Error)]
-#[error("there is no user `{0}` for the router to become")]
+#[error("there is no user `{0}` on this system")]
 pub struct UnknownUser(String);
 
 /// User and group of a name or a number.
