@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::os::fd::AsFd;
+use std::sync::Arc;
 
 use serde::Serialize;
 use vestibule_protocol::codec::{Codec, EncodeError};
@@ -11,6 +12,7 @@ use vestibule_protocol::port::PostError;
 use vestibule_protocol::{ConnectionInfo as Facts, Data};
 
 use crate::event::Connection;
+use crate::link::Link;
 use crate::scope::WorkerScope;
 
 /// Why a connection was not handed back. It is still this worker's.
@@ -85,47 +87,62 @@ impl WorkerScope {
         message: &Data,
         to: Option<&str>,
     ) -> Result<u64, HandBackError> {
-        let body = match self.body(&connection, message, to.unwrap_or_default()) {
-            Ok(body) => body,
-            Err(reason) => return Err(failed(reason, connection)),
-        };
-        let copy = match connection.stream.as_fd().try_clone_to_owned() {
-            Ok(copy) => copy,
-            Err(error) => return Err(failed(error, connection)),
-        };
-        match self.link().hand_back(body, copy) {
-            Ok(sequence) => {
-                connection.stream.give_away();
-                Ok(sequence)
-            }
-            Err(reason) => Err(failed(reason, connection)),
-        }
+        give(self.link(), connection, message, to.unwrap_or_default())
     }
+}
 
-    fn body(
-        &self,
-        connection: &Connection,
-        message: &Data,
-        to: &str,
-    ) -> Result<Data, NotHandedBack> {
-        let facts: &Facts = &connection.info;
-        if facts.ticket.is_none() || !self.link().takes_back() {
-            return Err(NotHandedBack::NoTicket);
+/// Gives a connection to the router, for the pool or worker named, or for whom the rules say.
+pub(crate) fn give(
+    link: &Arc<Link>,
+    connection: Connection,
+    message: &Data,
+    to: &str,
+) -> Result<u64, HandBackError> {
+    let body = match body(link, &connection, message, to) {
+        Ok(body) => body,
+        Err(reason) => return Err(failed(reason, connection)),
+    };
+    let copy = match connection.stream.as_fd().try_clone_to_owned() {
+        Ok(copy) => copy,
+        Err(error) => return Err(failed(error, connection)),
+    };
+    match link.hand_back(body, copy) {
+        Ok(sequence) => {
+            connection.stream.give_away();
+            Ok(sequence)
         }
-        let prefix = connection.stream.read_before();
-        if prefix.len() > MAX_PREFIX {
-            return Err(NotHandedBack::ReadTooMuch(prefix.len()));
-        }
-        let back = HandBack {
-            info: facts.clone(),
-            prefix: Cow::Borrowed(prefix),
-            to,
-            message: message.as_bytes(),
-        };
-        let mut body = Vec::new();
-        back.encode(&mut body)?;
-        Ok(Data::from_parts(message.codec(), body))
+        Err(reason) => Err(failed(reason, connection)),
     }
+}
+
+/// Whether the router would take this connection back.
+pub(crate) fn is_possible(link: &Link, facts: &Facts) -> bool {
+    facts.ticket.is_some() && link.takes_back()
+}
+
+fn body(
+    link: &Link,
+    connection: &Connection,
+    message: &Data,
+    to: &str,
+) -> Result<Data, NotHandedBack> {
+    let facts: &Facts = &connection.info;
+    if !is_possible(link, facts) {
+        return Err(NotHandedBack::NoTicket);
+    }
+    let prefix = connection.stream.read_before();
+    if prefix.len() > MAX_PREFIX {
+        return Err(NotHandedBack::ReadTooMuch(prefix.len()));
+    }
+    let back = HandBack {
+        info: facts.clone(),
+        prefix: Cow::Borrowed(prefix),
+        to,
+        message: message.as_bytes(),
+    };
+    let mut body = Vec::new();
+    back.encode(&mut body)?;
+    Ok(Data::from_parts(message.codec(), body))
 }
 
 fn failed(reason: impl Into<NotHandedBack>, connection: Connection) -> HandBackError {

@@ -51,6 +51,7 @@ mod drain;
 mod event;
 #[cfg(feature = "axum")]
 mod extract;
+mod gate;
 mod hand_back;
 mod http_timer;
 mod inbox;

@@ -7,21 +7,26 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Request, Response, StatusCode};
+use http::{HeaderValue, Method, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use pin_project_lite::pin_project;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+use vestibule_protocol::Data;
 use vestibule_protocol::port::SocketError;
 
 use crate::adopt::Arrival;
 use crate::connection_info::{ConnectionInfo, Extras};
 use crate::drain::Key;
 use crate::event::Connection;
+use crate::gate::Gate;
+use crate::hand_back::{self, HandBackError};
 use crate::http_timer::{HeadTimer, HeadWait};
 use crate::inbox::{self, Fault, Mode};
 use crate::link::Link;
@@ -57,6 +62,10 @@ impl WorkerScope {
     /// `ConnectInfo<ConnectionInfo>`, which axum's extractors look for; [`Posted`](crate::Posted) if a
     /// message was posted with the connection; `Message<T>` after [`message::<T>()`](Self::message).
     /// Upgrades (websockets) work.
+    ///
+    /// Where the router's rules look at requests, a later request of a connection that is not for
+    /// this pool goes back to the router and never reaches the service. After a request with a chunked
+    /// body, and where the router takes nothing back, such a connection closes with the answer.
     ///
     /// Messages that are no connections go to the [handler](Self::on_event); without one they are
     /// refused to their sender.
@@ -156,7 +165,7 @@ impl Server {
     }
 }
 
-/// Serves one connection until it ends.
+/// Serves one connection until it ends, or a request of it is another worker's.
 async fn serve_connection<S, B>(server: Arc<Server>, connection: Connection, service: S)
 where
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -167,16 +176,45 @@ where
     B::Error: Into<BoxError>,
 {
     let Connection { stream, info } = connection;
-    let Server { link, settings, .. } = &*server;
     let key = stream.key();
+    if info.scope.is_none() {
+        let service = WithInfo { service, info, server, gate: None };
+        return converse(key, stream, service).await;
+    }
+    let gate = Gate::new(stream);
+    let link = Arc::clone(&server.link);
+    let service = WithInfo { service, info: info.clone(), server, gate: Some(gate.clone()) };
+    converse(key, gate.clone(), service).await;
+    if let Some(stream) = gate.left() {
+        return_to_router(&link, Connection { stream, info }).await;
+    }
+}
+
+/// Lets hyper serve a connection until it ends, or nothing more of it is served here.
+async fn converse<I, S, B>(key: Key, stream: I, service: WithInfo<S>)
+where
+    I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
+    S::Future: Send + 'static,
+    S::Error: Into<BoxError>,
+    B: Body + Send + 'static,
+    B::Data: Send,
+    B::Error: Into<BoxError>,
+{
+    let (server, info) = (Arc::clone(&service.server), service.info.clone());
+    let gate = service.gate.clone();
+    let Server { link, settings, .. } = &*server;
     let mut end = End { link, key, state: EndState::Unknown };
     let mut head = HeadWait::NONE;
-    let service = WithInfo { service, info: info.clone(), server: Arc::clone(&server) };
     let http = server.http.serve_connection(TokioIo::new(stream), service);
     let mut http = pin!(http.with_upgrades());
     let served = poll_fn(|cx| {
         loop {
-            if let Poll::Ready(served) = head.within(|| http.as_mut().poll(cx)) {
+            let polled = head.within(|| http.as_mut().poll(cx));
+            if gate.as_ref().is_some_and(Gate::has_left) {
+                return Poll::Ready(Ok(()));
+            }
+            if let Poll::Ready(served) = polled {
                 return Poll::Ready(served);
             }
             // First: the table that wakes a late client's task knows the task from here on.
@@ -196,6 +234,32 @@ where
         tracing::debug!(id = info.id, error = %inbox::Chain(&error), "connection ended early");
     }
 }
+
+/// Hands a connection back whose next request is another worker's. Where that cannot be, the client
+/// is told to ask again on another connection.
+async fn return_to_router(link: &Arc<Link>, connection: Connection) {
+    let Err(error) = hand_back::give(link, connection, &Data::NONE, "") else { return };
+    let HandBackError { reason, mut connection } = error;
+    tracing::debug!(id = connection.info.id, error = %inbox::Chain(&reason), "not handed back");
+    // Who takes none of it in this time will not read it.
+    let answer = async {
+        connection.stream.write_all(MISDIRECTED).await?;
+        connection.stream.shutdown().await?;
+        // What is unread at the close would take the answer away from the client.
+        let mut rest = connection.stream.take(LAST_READ);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    let _ = tokio::time::timeout(LAST_WAIT, answer).await;
+}
+
+/// The answer to a request that this worker is not for and that cannot be another's on this
+/// connection (RFC 9110 15.5.20).
+const MISDIRECTED: &[u8] =
+    b"HTTP/1.1 421 Misdirected Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// So much is read, and so long, after the last answer: as the router does when it rejects.
+const LAST_READ: u64 = 64 * 1024;
+const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// When a connection is told to finish: once, after its first request, when who is idle is closed. Until
 /// then a draining worker leaves idle connections open, since a client may be about to use one; its
@@ -236,11 +300,14 @@ impl End<'_> {
     }
 }
 
-/// A service whose requests carry what is known about their connection.
+/// A service whose requests carry what is known about their connection, and that gets only those
+/// for which the decision about the connection holds.
 struct WithInfo<S> {
     service: S,
     info: ConnectionInfo,
     server: Arc<Server>,
+    /// Of a connection whose later requests may be another worker's.
+    gate: Option<Gate>,
 }
 
 impl<S, B> Service<Request<Incoming>> for WithInfo<S>
@@ -252,9 +319,25 @@ where
     type Future = Answer<S::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Answer<S::Future> {
+        let server = Arc::clone(&self.server);
+        let mut last = false;
+        if let (Some(gate), Some(scope)) = (&self.gate, &self.info.scope) {
+            // The first request is the one that was decided about.
+            if self.info.was_requested() && !gate.holds(scope, &request) {
+                gate.leaves();
+                let another = Some(request);
+                return Answer { answer: None, another, server, gate: None, last: false };
+            }
+            // What follows a tunnel's request is none of ours to look at.
+            let whole = request.method() != Method::CONNECT;
+            let length = request.body().size_hint().exact().filter(|_| whole);
+            gate.serves(length);
+            last = length.is_none() || !hand_back::is_possible(&server.link, &self.info);
+        }
         self.info.note_request();
-        self.info.insert(self.server.extras, request.extensions_mut());
-        Answer { answer: self.service.call(request), server: Arc::clone(&self.server) }
+        self.info.insert(server.extras, request.extensions_mut());
+        let answer = Some(self.service.call(request));
+        Answer { answer, another: None, server, gate: self.gate.clone(), last }
     }
 }
 
@@ -262,9 +345,15 @@ pin_project! {
     /// An answer that says that the connection closes when the worker ends: hyper was told too late
     /// if this is the answer to a connection's first request.
     struct Answer<F> {
+        // Absent: another worker will answer.
         #[pin]
-        answer: F,
+        answer: Option<F>,
+        // What that one is asked. Without its body hyper would read it to drop it.
+        another: Option<Request<Incoming>>,
         server: Arc<Server>,
+        gate: Option<Gate>,
+        // No later request can be looked at, or handed back.
+        last: bool,
     }
 }
 
@@ -276,12 +365,14 @@ where
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
-        let mut answer = std::task::ready!(this.answer.poll(cx));
-        if let Ok(response) = &mut answer
-            && this.server.link.connections().is_ending()
-            && response.status() != StatusCode::SWITCHING_PROTOCOLS
-        {
-            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        let Some(answer) = this.answer.as_pin_mut() else { return Poll::Pending };
+        let mut answer = std::task::ready!(answer.poll(cx));
+        if let Ok(response) = &mut answer {
+            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                this.gate.iter().for_each(Gate::opens);
+            } else if *this.last || this.server.link.connections().is_ending() {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+            }
         }
         Poll::Ready(answer)
     }
