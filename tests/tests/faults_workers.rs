@@ -5,6 +5,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
 
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::time::Duration;
+
 use rustix::process::Signal;
 use vestibule_tests::load::{Load, Outcome, Tally};
 use vestibule_tests::process;
@@ -17,16 +21,28 @@ const HOSTILE: &str = env!("CARGO_BIN_EXE_hostile-worker");
 /// Times that a fault has to happen in a test.
 const TIMES: u64 = 5;
 
+/// A client that waits longer for an answer waits in vain.
+const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Short enough to be waited for several times.
 const STUCK: &str = "stuck-timeout = \"300ms\"";
 
 /// The first of two workers does this, the second behaves. Returns what became of their clients.
 fn happens_with(behaviour: &str, setting: Setting<'_>, times: u64) -> Tally {
     let _turn = turn();
+    let mut scene = scene(behaviour, setting);
+    let tally = happens_in(&mut scene, behaviour, times);
+    scene.end();
+    tally
+}
+
+fn scene(behaviour: &str, setting: Setting<'_>) -> Scene {
     let faulty = [HOSTILE, behaviour];
     let env = [setting.env, &[("TEST_HOSTILE", "1")]].concat();
-    let setting = Setting { worker: WORKER, faulty: &faulty, env: &env, ..setting };
-    let mut scene = Scene::start(&setting);
+    Scene::start(&Setting { worker: WORKER, faulty: &faulty, env: &env, ..setting })
+}
+
+fn happens_in(scene: &mut Scene, behaviour: &str, times: u64) -> Tally {
     let tally = scene.until_happened(behaviour, times);
     let pool = scene.pool();
     let lost = tally.failed() as u64;
@@ -41,7 +57,6 @@ fn happens_with(behaviour: &str, setting: Setting<'_>, times: u64) -> Tally {
     if !takes_and_fails(behaviour) {
         assert!(lost <= touched, "{lost} lost, {touched} touched: {tally}");
     }
-    scene.end();
     tally
 }
 
@@ -138,9 +153,25 @@ fn who_sends_unasked_sockets_loses_nobody() {
     happens("sends-lingering").assert_all_answered();
 }
 
+/// Clients that stay fill what the first worker may open: whoever comes then is sent to it, as it has
+/// fewer than the other, and moves on.
 #[test]
 fn who_is_short_of_descriptors_loses_nobody() {
-    happens("short-of-descriptors").assert_all_answered();
+    let _turn = turn();
+    let mut scene = scene("short-of-descriptors", Setting::default());
+    let stay: Vec<TcpStream> = (0..2 * TIMES).map(|_| kept_alive(scene.faulty)).collect();
+    happens_in(&mut scene, "short-of-descriptors", TIMES).assert_all_answered();
+    drop(stay);
+    scene.end();
+}
+
+/// A client that has its answer, and stays.
+fn kept_alive(address: SocketAddr) -> TcpStream {
+    let mut stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
+    assert!(stream.read(&mut [0; 4096]).unwrap() > 0, "it is answered");
+    stream
 }
 
 /// Something is done to a worker of the faulty pool, again and again. Returns what became of its
