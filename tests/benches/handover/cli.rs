@@ -3,10 +3,9 @@
 use std::time::Duration;
 
 use crate::contender::Kind;
-use crate::load::Mode;
 use crate::server::Serve;
 
-/// CPU, throughput and latency of handing connections over, against the floor and against a bare hand-over.
+/// CPU, throughput and latency of handing connections over, beside what else shares a port among processes.
 #[derive(clap::Parser, Debug)]
 #[command(name = "handover", args_conflicts_with_subcommands = true)]
 pub(crate) struct Cli {
@@ -23,10 +22,23 @@ pub(crate) enum Role {
     Serve(Serve),
 }
 
-#[derive(clap::Args, Debug)]
+/// A kind of load.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Scenario {
+    /// A connection a request, as many as the clients can
+    Short,
+    /// A connection a request, at the same rate for every contender
+    Offered,
+    /// Requests on kept-alive connections, as many as the clients can
+    Keepalive,
+    /// From accept to first read, as the servers see it (those that can be asked)
+    FirstRead,
+}
+
+#[derive(clap::Args, Clone, Debug)]
 pub(crate) struct Options {
     /// How often each contender has its turn
-    #[arg(long, default_value_t = 5, value_parser = at_least_one)]
+    #[arg(long, default_value_t = 7, value_parser = at_least_one)]
     pub(crate) rounds: usize,
     /// How long a round counts, in seconds
     #[arg(long, default_value = "2", value_parser = seconds)]
@@ -40,10 +52,16 @@ pub(crate) struct Options {
     /// Only these contenders
     #[arg(long, value_enum, value_delimiter = ',')]
     pub(crate) only: Vec<Kind>,
-    /// What a client does with a connection
-    #[arg(long, value_enum, default_value = "short")]
-    pub(crate) mode: Mode,
-    /// Connections (short) or requests (keepalive) a second, whatever the server does; without it as many as the clients can
+    /// What is measured; one block of the table each
+    #[arg(
+        long,
+        value_enum,
+        value_delimiter = ',',
+        default_value = "short,offered,keepalive,first-read"
+    )]
+    pub(crate) load: Vec<Scenario>,
+    /// Connections a second of `offered` and `first-read`; without it 40 % of what direct workers take at most (measured
+    /// first), and 2,000
     #[arg(long, value_parser = rate)]
     pub(crate) rate: Option<f64>,
     /// Worker processes
@@ -52,6 +70,9 @@ pub(crate) struct Options {
     /// Print allocations of the router a hand-over instead
     #[arg(long)]
     pub(crate) allocations: bool,
+    /// Print the router's instructions a hand-over instead, as callgrind (valgrind) counts them
+    #[arg(long)]
+    pub(crate) instructions: bool,
     /// Print every round as it ends
     #[arg(long, short)]
     pub(crate) verbose: bool,

@@ -2,6 +2,7 @@
 //!
 //! One executable: it starts itself again for each of its server processes ([`server`]), puts load on them from two threads
 //! ([`load`]) and reads the CPU clocks of all server processes by pid ([`processes`]), in alternating rounds ([`rounds`]).
+//! What each number means is in `docs/benchmarks.md`.
 //! Exit status 1 when anything failed, one wrong answer included.
 
 mod allocations;
@@ -9,23 +10,33 @@ mod cli;
 mod contender;
 mod counting;
 mod hello;
+mod instructions;
 mod load;
+mod machine;
 mod processes;
 mod report;
 mod rounds;
 mod server;
 mod sys;
 
+use std::env;
 use std::error::Error;
+use std::path::Path;
 use std::process::ExitCode;
-use std::{env, fs};
 
 use clap::{Parser, ValueEnum};
 
-use crate::cli::{Cli, Options, Role};
+use crate::cli::{Cli, Options, Role, Scenario};
 use crate::contender::{Contender, Kind, Started};
+use crate::instructions::Shape;
 use crate::load::{Load, Mode};
 use crate::sys::CountingAllocator;
+
+/// What is offered to every contender alike, as a part of what direct workers take at most: nobody is at an end then, but
+/// for those that cost more than twice as much.
+const OFFERED: f64 = 0.4;
+/// Connections a second at which accept to first read is measured: a load that leaves every contender idle for the most part.
+const FIRST_READ_RATE: f64 = 2_000.0;
 
 #[global_allocator]
 static ALLOCATOR: CountingAllocator = CountingAllocator;
@@ -36,6 +47,7 @@ fn main() -> ExitCode {
         Some(Role::Serve(serve)) => server::run(serve).map(|()| true).map_err(Into::into),
         None if env::args_os().len() == 1 => bench(&cli.options.brief()),
         None if cli.options.allocations => allocations(&cli.options),
+        None if cli.options.instructions => instructions(),
         None => bench(&cli.options),
     };
     match result {
@@ -59,56 +71,121 @@ fn chain(error: &dyn Error) -> String {
     text
 }
 
-/// Prints the table; `false` when a client saw an error.
+/// Prints the tables; `false` when a client saw an error.
 fn bench(options: &Options) -> Result<bool, Box<dyn Error>> {
     processes::adopt_orphans()?;
-    let contenders = start(options)?;
-    println!("{}\n{}", machine(), settings(options));
-    let mut errors = 0;
-    for &clients in &options.clients {
-        let mut progress = |contender: &Contender, round: &rounds::Round| {
-            errors += round.errors;
-            if let Some(error) = round.first_error {
-                println!("{}: {} errors, the first: {error}", contender.kind.name(), round.errors);
-            }
-            if options.verbose {
-                println!(
-                    "{:12} {:8.0}/s {:6.1} µs",
-                    contender.kind.name(),
-                    round.throughput,
-                    round.cpu
-                );
-            }
-        };
-        let load = load(options, clients);
-        let all = rounds::alternate(&contenders, &load, options.rounds, &mut progress)?;
-        let rows: Vec<_> = contenders.iter().map(|contender| contender.kind).zip(all).collect();
-        println!("\n{clients} clients\n{}", report::table(&rows));
+    println!("{}\n", machine::facts());
+    let mut bench = Bench { options, errors: 0, maxima: Vec::new() };
+    for &scenario in &options.load {
+        let contenders = bench.start(scenario)?;
+        for &clients in &options.clients {
+            bench.block(scenario, clients, &contenders)?;
+        }
     }
-    println!("errors: {errors}");
-    Ok(errors == 0)
+    println!("errors: {}", bench.errors);
+    Ok(bench.errors == 0)
 }
 
-/// Starts what was asked for and is installed.
-fn start(options: &Options) -> Result<Vec<Contender>, Box<dyn Error>> {
-    let mut contenders = Vec::new();
-    for kind in Kind::value_variants() {
-        if !options.only.is_empty() && !options.only.contains(kind) {
-            continue;
+struct Bench<'a> {
+    options: &'a Options,
+    errors: u64,
+    /// What direct workers served at most with so many clients.
+    maxima: Vec<(usize, f64)>,
+}
+
+impl Bench<'_> {
+    /// Starts what was asked for and is installed.
+    fn start(&self, scenario: Scenario) -> Result<Vec<Contender>, Box<dyn Error>> {
+        let timed = scenario == Scenario::FirstRead;
+        let mut contenders = Vec::new();
+        for kind in Kind::value_variants() {
+            if !self.options.only.is_empty() && !self.options.only.contains(kind) {
+                continue;
+            }
+            if timed && !kind.can_be_timed() {
+                continue;
+            }
+            match contender::start(*kind, self.options.workers, timed)? {
+                Started::Running(contender) => contenders.push(contender),
+                Started::Skipped(reason) => println!("{} is skipped: {reason}\n", kind.name()),
+            }
         }
-        match contender::start(*kind, options.workers)? {
-            Started::Running(contender) => contenders.push(contender),
-            Started::Skipped(reason) => println!("{} is skipped: {reason}", kind.name()),
-        }
+        Ok(contenders)
     }
-    Ok(contenders)
+
+    /// One scenario with one number of clients.
+    fn block(
+        &mut self,
+        scenario: Scenario,
+        clients: usize,
+        contenders: &[Contender],
+    ) -> Result<(), Box<dyn Error>> {
+        let rate = match scenario {
+            Scenario::Short | Scenario::Keepalive => None,
+            Scenario::Offered => Some(match self.options.rate {
+                Some(rate) => rate,
+                None => OFFERED * self.maximum(clients)?,
+            }),
+            Scenario::FirstRead => Some(self.options.rate.unwrap_or(FIRST_READ_RATE)),
+        };
+        let rows = self.rounds(contenders, &load(self.options, scenario, clients, rate))?;
+        println!("### {}\n", title(scenario, clients, rate));
+        if scenario == Scenario::FirstRead {
+            println!("{}", report::first_read(&rows));
+            return Ok(());
+        }
+        println!("{}\n{}", report::absolute(&rows), report::relative(&rows));
+        if scenario == Scenario::Short
+            && let Some((_, direct)) = rows.iter().find(|(kind, _)| *kind == Kind::Direct)
+            && let Some(maximum) = report::maximum(direct)
+        {
+            self.maxima.push((clients, maximum));
+        }
+        Ok(())
+    }
+
+    /// What direct workers serve at most: as measured before, or now.
+    fn maximum(&mut self, clients: usize) -> Result<f64, Box<dyn Error>> {
+        if let Some((_, maximum)) = self.maxima.iter().find(|(of, _)| *of == clients) {
+            return Ok(*maximum);
+        }
+        let mut direct = Vec::new();
+        if let Started::Running(contender) =
+            contender::start(Kind::Direct, self.options.workers, false)?
+        {
+            direct.push(contender);
+        }
+        let rows = self.rounds(&direct, &load(self.options, Scenario::Short, clients, None))?;
+        let maximum = rows.first().and_then(|(_, rounds)| report::maximum(rounds));
+        Ok(maximum.ok_or("direct workers served nothing")?)
+    }
+
+    fn rounds(
+        &mut self,
+        contenders: &[Contender],
+        load: &Load,
+    ) -> Result<Vec<report::Row>, rounds::RoundError> {
+        let mut progress = |contender: &Contender, round: &rounds::Round| {
+            self.errors += round.errors;
+            let name = contender.kind.name();
+            if let Some(error) = round.first_error {
+                println!("{name}: {} errors, the first: {error}", round.errors);
+            }
+            if self.options.verbose {
+                println!("{name:12} {:8.0}/s {:6.1} µs", round.throughput, round.cpu);
+            }
+        };
+        let all = rounds::alternate(contenders, load, self.options.rounds, &mut progress)?;
+        Ok(contenders.iter().map(|contender| contender.kind).zip(all).collect())
+    }
 }
 
 fn allocations(options: &Options) -> Result<bool, Box<dyn Error>> {
     processes::adopt_orphans()?;
-    println!("{}\n{}", machine(), settings(options));
+    println!("{}\n", machine::facts());
     for &clients in &options.clients {
-        for one in allocations::measure(&load(options, clients), options.workers)? {
+        let load = load(options, Scenario::Short, clients, options.rate);
+        for one in allocations::measure(&load, options.workers)? {
             let each = |number: u64| number as f64 / one.handovers.max(1) as f64;
             println!(
                 "{}, {} clients: {:.3} allocations and {:.1} bytes a hand-over ({} over {} hand-overs)",
@@ -124,33 +201,47 @@ fn allocations(options: &Options) -> Result<bool, Box<dyn Error>> {
     Ok(true)
 }
 
-fn load(options: &Options, clients: usize) -> Load {
+/// Prints what a hand-over costs the router in user space, with few and many workers and listeners.
+fn instructions() -> Result<bool, Box<dyn Error>> {
+    println!("{}\n", machine::facts());
+    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
+    for (what, burst, shapes) in [
+        ("workers, one connection at a time", 1, [(10, 1), (1000, 1)]),
+        ("listeners, one connection at a time", 1, [(10, 1), (10, 100)]),
+        ("workers, 64 connections at once", 64, [(10, 1), (1000, 1)]),
+    ] {
+        let [few, many] = shapes.map(|(workers, listeners)| {
+            instructions::count(Shape { workers, listeners, burst }, folder)
+        });
+        let (few, many) = (few?, many?);
+        println!("{what}: {few:.0}, with many {many:.0}: {:.2} ×", many / few);
+    }
+    println!("callgrind_annotate reads {}/callgrind.WORKERS-LISTENERS-BURST", folder.display());
+    Ok(true)
+}
+
+fn load(options: &Options, scenario: Scenario, clients: usize, rate: Option<f64>) -> Load {
     Load {
         port: 0,
         clients,
-        mode: options.mode,
-        rate: options.rate,
+        mode: match scenario {
+            Scenario::Keepalive => Mode::Keepalive,
+            Scenario::Short | Scenario::Offered | Scenario::FirstRead => Mode::Short,
+        },
+        timed: scenario == Scenario::FirstRead,
+        rate,
         warm_up: options.warm_up,
         measure: options.seconds,
     }
 }
 
-/// What a reader must know to compare: kernel and processors.
-fn machine() -> String {
-    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    let processors = std::thread::available_parallelism().map_or(0, usize::from);
-    format!("Linux {}, {processors} processors", kernel.trim())
-}
-
-fn settings(options: &Options) -> String {
-    let unit = match options.mode {
-        Mode::Short => "short connections",
-        Mode::Keepalive => "requests on kept-alive connections",
+fn title(scenario: Scenario, clients: usize, rate: Option<f64>) -> String {
+    let what = match scenario {
+        Scenario::Short => "short connections, saturated",
+        Scenario::Offered => "short connections, offered",
+        Scenario::Keepalive => "requests on kept-alive connections, saturated",
+        Scenario::FirstRead => "accept to first read, offered",
     };
-    let offered =
-        options.rate.map_or("saturated".into(), |rate| format!("{rate} a second offered"));
-    format!(
-        "{unit}, {offered}; {} workers; medians of {} alternating rounds of {:?} (min–max)",
-        options.workers, options.rounds, options.seconds
-    )
+    let rate = rate.map_or(String::new(), |rate| format!(" {rate:.0} a second"));
+    format!("{clients} clients: {what}{rate}")
 }

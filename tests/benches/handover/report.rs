@@ -1,9 +1,12 @@
-//! The table: medians over rounds with their spread, and each contender's ratio to two others of the same round.
+//! The tables, in Markdown: medians over rounds with their spread, and each contender's ratio to another of the same round.
 
 use std::fmt::Write;
 
 use crate::contender::Kind;
 use crate::rounds::Round;
+
+/// A contender with its rounds.
+pub(crate) type Row = (Kind, Vec<Round>);
 
 /// Median, smallest and largest of some rounds.
 #[derive(Clone, Copy, Debug)]
@@ -32,83 +35,104 @@ impl Spread {
             },
         )
     }
-
-    fn show_median(spread: Option<Self>, digits: usize) -> String {
-        spread.map_or_else(|| "-".into(), |Self { median, .. }| format!("{median:.digits$}"))
-    }
 }
 
-const HEAD: [&str; 11] = [
-    "contender",
-    "a second",
-    "CPU µs all",
-    "CPU µs router",
-    "p50 µs",
-    "p99 µs",
-    "p99.9 µs",
-    "CPU × direct",
-    "CPU × bare",
-    "a second × direct",
-    "× bare",
-];
+/// The median of what direct workers served a second.
+pub(crate) fn maximum(rounds: &[Round]) -> Option<f64> {
+    Spread::of(rounds.iter().map(|round| round.throughput)).map(|spread| spread.median)
+}
 
-/// One block of the table: all contenders with one number of clients.
-pub(crate) fn table(rows: &[(Kind, Vec<Round>)]) -> String {
-    let rounds_of =
-        |kind| rows.iter().find(|(k, _)| *k == kind).map(|(_, rounds)| rounds.as_slice());
-    let (direct, bare) = (rounds_of(Kind::Direct), rounds_of(Kind::Bare));
-    let mut cells = vec![HEAD.map(str::to_owned)];
+/// What every contender took and gave.
+pub(crate) fn absolute(rows: &[Row]) -> String {
+    let mut cells = vec![
+        ["contender", "a second", "CPU µs", "router CPU ns", "p50 µs", "p99 µs", "p99.9 µs"]
+            .map(str::to_owned),
+    ];
     for (kind, rounds) in rows {
-        let latency = |index: usize| {
-            let values = rounds.iter().filter_map(|round| round.latency.get(index).copied());
-            Spread::show(Spread::of(values), 0)
-        };
+        let [p50, p99, p999] = quantiles(rounds, |round| round.latency);
+        let router = rounds.iter().filter_map(|round| round.router_cpu);
         cells.push([
             kind.name().to_owned(),
             Spread::show(Spread::of(rounds.iter().map(|round| round.throughput)), 0),
             Spread::show(Spread::of(rounds.iter().map(|round| round.cpu)), 1),
-            Spread::show(Spread::of(rounds.iter().filter_map(|round| round.router_cpu)), 1),
-            latency(0),
-            latency(1),
-            latency(2),
-            Spread::show(ratio(rounds, direct, |round| round.cpu), 2),
-            Spread::show(ratio(rounds, bare, |round| round.cpu), 2),
-            Spread::show_median(ratio(rounds, direct, |round| round.throughput), 2),
-            Spread::show_median(ratio(rounds, bare, |round| round.throughput), 2),
+            Spread::show(Spread::of(router.map(|microseconds| microseconds * 1e3)), 0),
+            p50,
+            p99,
+            p999,
         ]);
     }
-    align(&cells)
+    markdown(&cells)
 }
 
-/// A value as a multiple of another contender's, round by round: what the machine did to a round it did to both.
-fn ratio(
-    rounds: &[Round],
-    base: Option<&[Round]>,
-    value: impl Fn(&Round) -> f64,
-) -> Option<Spread> {
-    let base = base.unwrap_or_default();
-    Spread::of(rounds.iter().zip(base).map(|(round, base)| value(round) / value(base)))
+/// From accept to first read.
+pub(crate) fn first_read(rows: &[Row]) -> String {
+    let mut cells =
+        vec![["contender", "a second", "p50 µs", "p99 µs", "p99.9 µs"].map(str::to_owned)];
+    for (kind, rounds) in rows {
+        let [p50, p99, p999] = quantiles(rounds, |round| round.first_read);
+        let throughput = Spread::of(rounds.iter().map(|round| round.throughput));
+        cells.push([kind.name().to_owned(), Spread::show(throughput, 0), p50, p99, p999]);
+    }
+    markdown(&cells)
 }
 
-fn align<const N: usize>(rows: &[[String; N]]) -> String {
-    let mut widths = [0; N];
+fn quantiles(rounds: &[Round], of: impl Fn(&Round) -> [f64; 3]) -> [String; 3] {
+    [0, 1, 2].map(|index| {
+        let values = rounds.iter().filter_map(|round| of(round).get(index).copied());
+        Spread::show(Spread::of(values), 0)
+    })
+}
+
+/// Vestibule as a multiple of each other contender, round by round: what the machine did to a round it did to both.
+/// Empty without vestibule or without others.
+pub(crate) fn relative(rows: &[Row]) -> String {
+    let ours = rows.iter().find(|(kind, _)| *kind == Kind::Vestibule);
+    let others: Vec<_> = rows.iter().filter(|(kind, _)| *kind != Kind::Vestibule).collect();
+    let (Some((_, ours)), false) = (ours, others.is_empty()) else { return String::new() };
+    let mut cells = vec![["vestibule ÷", "CPU", "a second"].map(str::to_owned)];
+    for (kind, theirs) in others {
+        let ratio = |value: fn(&Round) -> f64| {
+            let pairs = ours.iter().zip(theirs);
+            Spread::show(Spread::of(pairs.map(|(our, their)| value(our) / value(their))), 2)
+        };
+        cells.push([
+            kind.name().to_owned(),
+            ratio(|round| round.cpu),
+            ratio(|round| round.throughput),
+        ]);
+    }
+    markdown(&cells)
+}
+
+/// A table that can be read as it is and copied into a document.
+fn markdown<const N: usize>(rows: &[[String; N]]) -> String {
+    let mut widths = [3; N];
     for row in rows {
         for (width, cell) in widths.iter_mut().zip(row) {
             *width = cell.chars().count().max(*width);
         }
     }
     let mut text = String::new();
-    for row in rows {
+    for (number, row) in rows.iter().enumerate() {
         for (index, (width, cell)) in widths.iter().zip(row).enumerate() {
             let gap = width - cell.chars().count();
             // Writing to a String does not fail.
             let _ = match index {
-                0 => write!(text, "{cell}{:gap$}", ""),
-                _ => write!(text, "  {:gap$}{cell}", ""),
+                0 => write!(text, "| {cell}{:gap$} ", ""),
+                _ => write!(text, "| {:gap$}{cell} ", ""),
             };
         }
-        text.truncate(text.trim_end().len());
-        text.push('\n');
+        text.push_str("|\n");
+        if number == 0 {
+            for (index, width) in widths.iter().enumerate() {
+                let line = "-".repeat(width + 1);
+                let _ = match index {
+                    0 => write!(text, "|:{line}"),
+                    _ => write!(text, "|{line}:"),
+                };
+            }
+            text.push_str("|\n");
+        }
     }
     text
 }

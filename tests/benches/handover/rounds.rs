@@ -5,7 +5,7 @@ use std::time::Duration;
 use thiserror::Error;
 
 use crate::contender::Contender;
-use crate::load::{self, Load, LoadError, Seen};
+use crate::load::{self, Histogram, Load, LoadError, Seen};
 use crate::processes::{ProcessError, cpu_time};
 
 #[derive(Debug, Error)]
@@ -28,6 +28,8 @@ pub(crate) struct Round {
     pub(crate) router_cpu: Option<f64>,
     /// Latency in µs that half of all, 99 % and 99.9 % did not exceed.
     pub(crate) latency: [f64; 3],
+    /// The same from accept to first read; zeros where the servers do not say it.
+    pub(crate) first_read: [f64; 3],
     pub(crate) errors: u64,
     pub(crate) first_error: Option<load::ClientError>,
 }
@@ -65,7 +67,7 @@ fn measure(contender: &Contender, load: &Load) -> Result<Round, RoundError> {
         used = if index == 0 { now } else { [now[0] - used[0], now[1] - used[1]] };
     }
     let [all, router] = used;
-    let Seen { elapsed, latency, errors, first_error } = seen;
+    let Seen { elapsed, latency, first_read, errors, first_error } = seen;
     let count = latency.total() as f64;
     if latency.total() == 0 {
         return Err(RoundError::Nothing { contender: contender.kind.name(), first_error });
@@ -75,8 +77,13 @@ fn measure(contender: &Contender, load: &Load) -> Result<Round, RoundError> {
         throughput: count / elapsed.as_secs_f64(),
         cpu: each(all),
         router_cpu: (!processes.router.is_empty()).then(|| each(router)),
-        latency: [0.5, 0.99, 0.999].map(|quantile| latency.quantile(quantile) / 1e3),
+        latency: quantiles(&latency),
+        first_read: quantiles(&first_read),
         errors,
         first_error,
     })
+}
+
+fn quantiles(histogram: &Histogram) -> [f64; 3] {
+    [0.5, 0.99, 0.999].map(|quantile| histogram.quantile(quantile) / 1e3)
 }

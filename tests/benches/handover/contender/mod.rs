@@ -44,6 +44,11 @@ pub(crate) enum Kind {
 }
 
 impl Kind {
+    /// Whether its servers can say when a request was first read.
+    pub(crate) fn can_be_timed(self) -> bool {
+        matches!(self, Self::Direct | Self::Vestibule | Self::NodeCluster)
+    }
+
     pub(crate) fn name(self) -> &'static str {
         match self {
             Self::Direct => "direct",
@@ -77,18 +82,19 @@ pub(crate) enum Started {
     Skipped(String),
 }
 
-/// Starts the servers of `kind` with `workers` worker processes and waits for their first answer.
+/// Starts the servers of `kind` with `workers` worker processes and waits for their first answer. With `timed`
+/// (direct, vestibule and node-cluster only) each answer says when its request was first read.
 ///
 /// # Errors
 /// [`StartError`]; what had been started is ended.
-pub(crate) fn start(kind: Kind, workers: usize) -> Result<Started, StartError> {
+pub(crate) fn start(kind: Kind, workers: usize, timed: bool) -> Result<Started, StartError> {
     let started = match kind {
-        Kind::Direct => Started::Running(direct::start(workers)?),
-        Kind::Bare => Started::Running(routed::start(Routed::Bare, workers)?),
-        Kind::Vestibule => Started::Running(routed::start(Routed::Vestibule, workers)?),
+        Kind::Direct => Started::Running(direct::start(workers, timed)?),
+        Kind::Bare => Started::Running(routed::start(Routed::Bare, workers, false)?),
+        Kind::Vestibule => Started::Running(routed::start(Routed::Vestibule, workers, timed)?),
         Kind::Nginx => proxy::start_nginx(workers)?,
         Kind::Haproxy => proxy::start_haproxy(workers)?,
-        Kind::NodeCluster => node::start(workers)?,
+        Kind::NodeCluster => node::start(workers, timed)?,
     };
     if let Started::Running(contender) = &started {
         contender.wait_until_ready()?;

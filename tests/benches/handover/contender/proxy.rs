@@ -21,7 +21,7 @@ pub(super) fn start_nginx(workers: usize) -> Result<Started, StartError> {
     };
     let folder = Folder::new("nginx")?;
     let port = free_port()?;
-    let (upstream, upstream_port) = direct::spawn(workers)?;
+    let (upstream, upstream_port) = direct::spawn(workers, false)?;
     let path = folder.path().display();
     // reuseport: without it both of nginx's processes are woken for each connection.
     let configuration = folder.write(
@@ -57,7 +57,7 @@ pub(super) fn start_haproxy(workers: usize) -> Result<Started, StartError> {
     };
     let folder = Folder::new("haproxy")?;
     let port = free_port()?;
-    let (upstream, upstream_port) = direct::spawn(workers)?;
+    let (upstream, upstream_port) = direct::spawn(workers, false)?;
     let configuration = folder.write(
         "haproxy.cfg",
         &format!(

@@ -30,8 +30,8 @@ impl Routed {
     }
 }
 
-pub(super) fn start(routed: Routed, workers: usize) -> Result<Contender, StartError> {
-    spawn(routed, workers, None)
+pub(super) fn start(routed: Routed, workers: usize, timed: bool) -> Result<Contender, StartError> {
+    spawn(routed, workers, timed, None)
 }
 
 /// The same with a router that counts its allocations and tells them over the returned socket ([`crate::counting::ask`]).
@@ -43,7 +43,7 @@ pub(crate) fn start_counted(
     workers: usize,
 ) -> Result<(Contender, UnixStream), StartError> {
     let (control, theirs) = UnixStream::pair().map_err(StartError::SocketPair)?;
-    let contender = spawn(routed, workers, Some(theirs))?;
+    let contender = spawn(routed, workers, false, Some(theirs))?;
     contender.wait_until_ready()?;
     Ok((contender, control))
 }
@@ -51,11 +51,15 @@ pub(crate) fn start_counted(
 fn spawn(
     routed: Routed,
     workers: usize,
+    timed: bool,
     control: Option<UnixStream>,
 ) -> Result<Contender, StartError> {
     let (listener, port) = listen(0)?;
     let mut command = own_role(routed.role(), ["--workers".to_owned(), workers.to_string()])?;
     command.stdin(Stdio::from(listener));
+    if timed {
+        command.arg("--timed");
+    }
     match control {
         Some(control) => command.arg("--counted").stdout(Stdio::from(OwnedFd::from(control))),
         None => command.stdout(Stdio::null()),

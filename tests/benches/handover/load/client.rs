@@ -10,7 +10,7 @@ use rustix::net::{self, AddressFamily, RecvFlags, SendFlags, SocketFlags, Socket
 use thiserror::Error;
 
 use super::Mode;
-use crate::hello::BODY;
+use crate::hello::{BODY, FIRST_READ};
 
 /// Every contender's answer is far smaller (Node's, the longest, has some 140 bytes).
 const RESPONSE_MAX: usize = 1024;
@@ -35,6 +35,8 @@ pub(crate) enum ClientError {
     TooLong,
     #[error("no answer in time")]
     Stuck,
+    #[error("the answer does not say when its request was first read")]
+    Untimed,
 }
 
 /// What a client has come to.
@@ -180,6 +182,15 @@ impl Client {
             (_, false) => Ok(Progress::Waiting),
             (_, true) => Err(ClientError::Incomplete(self.received)),
         }
+    }
+
+    /// Nanoseconds from accept to first read, as the last answer says.
+    pub(super) fn first_read(&self) -> Option<u64> {
+        let response = self.response.get(..self.received)?;
+        let head = std::str::from_utf8(response).ok()?;
+        let mut lines = head.lines();
+        let value = lines.find_map(|line| line.strip_prefix(FIRST_READ)?.strip_prefix(": "))?;
+        value.parse().ok()
     }
 
     /// Whether the expected answer is there: its body is the same for every contender and occurs in no head.

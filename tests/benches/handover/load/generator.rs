@@ -35,6 +35,7 @@ enum Pace {
 /// What one thread saw.
 pub(super) struct Tally {
     pub(super) latency: Histogram,
+    pub(super) first_read: Histogram,
     pub(super) errors: u64,
     pub(super) first_error: Option<ClientError>,
 }
@@ -46,6 +47,7 @@ pub(super) struct Generator {
     idle: VecDeque<usize>,
     pace: Pace,
     port: u16,
+    timed: bool,
     /// Connections begun so far: chooses the destination.
     begun: u64,
     tally: Tally,
@@ -70,8 +72,14 @@ impl Generator {
             idle: (0..count).collect(),
             pace,
             port: load.port,
+            timed: load.timed,
             begun: 0,
-            tally: Tally { latency: Histogram::new(), errors: 0, first_error: None },
+            tally: Tally {
+                latency: Histogram::new(),
+                first_read: Histogram::new(),
+                errors: 0,
+                first_error: None,
+            },
         })
     }
 
@@ -169,6 +177,12 @@ impl Generator {
                 if measuring {
                     let latency = now.saturating_duration_since(client.since);
                     self.tally.latency.record(latency.as_nanos() as u64);
+                    if self.timed {
+                        match client.first_read() {
+                            Some(nanoseconds) => self.tally.first_read.record(nanoseconds),
+                            None => self.failed(ClientError::Untimed),
+                        }
+                    }
                 }
                 if again && matches!(self.pace, Pace::Saturated) {
                     self.begin(index, now);

@@ -39,6 +39,8 @@ pub(crate) struct Load {
     /// Clients at the same time, over all threads; at least 1.
     pub(crate) clients: usize,
     pub(crate) mode: Mode,
+    /// Answers say when their request was first read.
+    pub(crate) timed: bool,
     /// Connections (short) or requests (kept alive) a second over all threads; `None`: as many as the clients can.
     pub(crate) rate: Option<f64>,
     /// How long load runs before anything counts.
@@ -53,6 +55,8 @@ pub(crate) struct Seen {
     pub(crate) elapsed: Duration,
     /// Latency of each counted connection or request, complete and correct.
     pub(crate) latency: Histogram,
+    /// From the accept of each of them to the first read, where the servers say it.
+    pub(crate) first_read: Histogram,
     /// Whatever did not end as it should have, warm-up and end included.
     pub(crate) errors: u64,
     /// The first of them.
@@ -122,10 +126,17 @@ pub(crate) fn run(load: &Load, mut mark: impl FnMut()) -> Result<Seen, LoadError
         mark();
         let elapsed = begin.elapsed();
 
-        let mut seen = Seen { elapsed, latency: Histogram::new(), errors: 0, first_error: None };
+        let mut seen = Seen {
+            elapsed,
+            latency: Histogram::new(),
+            first_read: Histogram::new(),
+            errors: 0,
+            first_error: None,
+        };
         for handle in handles {
             let tally = handle.join().map_err(|_| LoadError::Panicked)??;
             seen.latency.merge(&tally.latency);
+            seen.first_read.merge(&tally.first_read);
             seen.errors += tally.errors;
             seen.first_error = seen.first_error.or(tally.first_error);
         }

@@ -6,14 +6,18 @@ use std::os::fd::OwnedFd;
 use super::{ServeError, raise_descriptor_limit, runtime};
 use crate::hello;
 
-pub(super) fn run(listener: OwnedFd) -> Result<(), ServeError> {
+pub(super) fn run(listener: OwnedFd, timed: bool) -> Result<(), ServeError> {
     raise_descriptor_limit();
     runtime()?.block_on(async {
         let listener = tokio::net::TcpListener::from_std(TcpListener::from(listener))
             .map_err(ServeError::Socket)?;
         loop {
             let (stream, _) = listener.accept().await.map_err(ServeError::Accept)?;
-            tokio::spawn(hello::serve(stream));
+            if timed {
+                tokio::spawn(hello::serve_timed(stream, hello::now()));
+            } else {
+                tokio::spawn(hello::serve(stream));
+            }
         }
     })
 }

@@ -33,7 +33,7 @@ pub(crate) struct Serve {
 #[derive(clap::Subcommand, Debug)]
 enum Role {
     /// Accepts and serves
-    DirectWorker,
+    DirectWorker(WorkerArguments),
     /// Accepts and hands over
     BareRouter(RouterArguments),
     /// Receives and serves
@@ -41,7 +41,9 @@ enum Role {
     /// Accepts and hands over
     VestibuleRouter(RouterArguments),
     /// Receives and serves
-    VestibuleWorker,
+    VestibuleWorker(WorkerArguments),
+    /// The program's router process, for whoever counts its instructions
+    CountedRouter,
     /// Becomes another program
     Execute { program: OsString, arguments: Vec<OsString> },
 }
@@ -53,6 +55,15 @@ struct RouterArguments {
     /// Count allocations; standard output is the socket over which to tell
     #[arg(long)]
     counted: bool,
+    #[command(flatten)]
+    worker: WorkerArguments,
+}
+
+#[derive(clap::Args, Clone, Copy, Debug)]
+struct WorkerArguments {
+    /// Say in each answer when its request was first read
+    #[arg(long)]
+    timed: bool,
 }
 
 impl RouterArguments {
@@ -91,6 +102,8 @@ pub(crate) enum ServeError {
     Scope(#[from] vestibule_worker::ScopeError),
     #[error("vestibule's worker")]
     Worker(#[from] vestibule_worker::ServeError),
+    #[error("the router process")]
+    Router(#[from] vestibule_router::role::RoleError),
     #[error("cannot count allocations")]
     Counting(#[source] io::Error),
 }
@@ -102,11 +115,12 @@ pub(crate) enum ServeError {
 pub(crate) fn run(serve: Serve) -> Result<(), ServeError> {
     tie_to(serve.parent, serve.role.stop())?;
     match serve.role {
-        Role::DirectWorker => direct::run(standard_input()?),
+        Role::DirectWorker(worker) => direct::run(standard_input()?, worker.timed),
         Role::BareRouter(arguments) => bare_router::run(&standard_input()?, &arguments),
         Role::BareWorker => bare_worker::run(standard_input()?),
         Role::VestibuleRouter(arguments) => vestibule::route(standard_input()?, &arguments),
-        Role::VestibuleWorker => vestibule::work(),
+        Role::VestibuleWorker(worker) => vestibule::work(worker.timed),
+        Role::CountedRouter => Ok(vestibule_router::role::run(standard_input()?)?),
         Role::Execute { program, arguments } => Err(execute(&program, &arguments).into()),
     }
 }
@@ -115,11 +129,12 @@ impl Role {
     fn stop(&self) -> Stop {
         match self {
             Self::Execute { .. } => Stop::Terminate,
-            Self::DirectWorker
+            Self::CountedRouter
+            | Self::DirectWorker(_)
             | Self::BareRouter(_)
             | Self::BareWorker
             | Self::VestibuleRouter(_)
-            | Self::VestibuleWorker => Stop::Kill,
+            | Self::VestibuleWorker(_) => Stop::Kill,
         }
     }
 }
@@ -135,7 +150,7 @@ fn standard_output() -> Result<OwnedFd, ServeError> {
 }
 
 /// Lets this process have as many descriptors as it may: a router has one for each connection that is not acknowledged.
-fn raise_descriptor_limit() {
+pub(crate) fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     // Raising the soft limit to the hard one needs no right; where it fails all the same, the old limit holds.
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
