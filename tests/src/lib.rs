@@ -12,6 +12,7 @@
 //! - [`master`]: the program itself, with its router and its workers; [`place`]: its files;
 //! - [`scene`]: the program with a pool that fails and one that has nothing to do with it;
 //!   [`load`]: clients that come again and again; [`family`]: what all its processes have;
+//! - [`memory`]: an allocator that counts, and a crowd of clients;
 //! - [`refuse`]: a system that forbids something;
 //! - [`user`]: running a case again as an ordinary user.
 
@@ -31,6 +32,7 @@ pub mod fuse;
 pub mod ledger;
 pub mod load;
 pub mod master;
+pub mod memory;
 pub mod orders;
 pub mod place;
 pub mod point_06_a_thing_cannot_be_written_twice_into_a_transfer_list;

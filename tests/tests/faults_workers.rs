@@ -7,9 +7,9 @@
 
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
-use std::time::Duration;
 
 use rustix::process::Signal;
+use vestibule_tests::DEADLINE;
 use vestibule_tests::load::{Load, Outcome, Tally};
 use vestibule_tests::process;
 use vestibule_tests::scene::{Scene, Setting};
@@ -20,9 +20,6 @@ const HOSTILE: &str = env!("CARGO_BIN_EXE_hostile-worker");
 
 /// Times that a fault has to happen in a test.
 const TIMES: u64 = 5;
-
-/// A client that waits longer for an answer waits in vain.
-const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Short enough to be waited for several times.
 const STUCK: &str = "stuck-timeout = \"300ms\"";
@@ -168,7 +165,7 @@ fn who_is_short_of_descriptors_loses_nobody() {
 /// A client that has its answer, and stays.
 fn kept_alive(address: SocketAddr) -> TcpStream {
     let mut stream = TcpStream::connect(address).unwrap();
-    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
     stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\n\r\n").unwrap();
     assert!(stream.read(&mut [0; 4096]).unwrap() > 0, "it is answered");
     stream
