@@ -358,7 +358,7 @@ impl Readiness for NeverMind {
 
 /// How a turn of listening to a worker went.
 enum Turn {
-    /// Nothing is left for now.
+    /// All that has come is read.
     Done,
     /// There may be more.
     More,

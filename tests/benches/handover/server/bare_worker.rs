@@ -19,7 +19,7 @@ pub(super) fn run(port: OwnedFd) -> Result<(), ServeError> {
             match received {
                 Ok(Ok(Received::Batch)) if connections.len() < BATCH => continue,
                 Ok(Ok(Received::Batch)) => {}
-                // Nothing more for now, and nothing to serve: wait.
+                // All is read, and nothing is to be served: wait.
                 Err(_would_block) if connections.is_empty() => continue,
                 Err(_would_block) => {}
                 Ok(Err(source)) => return Err(ServeError::Socket(source)),
