@@ -1,0 +1,120 @@
+//! Clients that behave badly in the running program: nobody else waits for them, and nothing is left
+//! of them. How long the others waited before and meanwhile is printed (phases 0 and 1).
+
+#![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "a test")]
+
+use std::io::Write;
+use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use rustix::net::sockopt::set_socket_linger;
+use vestibule_tests::DEADLINE;
+use vestibule_tests::load::{Load, Outcome, answer};
+use vestibule_tests::scene::{Scene, Setting};
+use vestibule_tests::world::{turn, until};
+
+const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
+
+/// Clients of a kind.
+const MANY: usize = 100;
+
+const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
+
+/// Something is done by clients of one pool while those of the other come and go.
+fn beside(name: &str, pool: &str, deed: impl FnOnce(&mut Scene)) {
+    let _turn = turn();
+    let mut scene = Scene::start(&Setting { worker: WORKER, pool, ..Setting::default() });
+    let others = Load::start(scene.others, 2);
+    others.flows(300);
+    others.next_phase();
+    deed(&mut scene);
+    others.flows(300);
+    let others = others.end();
+    println!("{name}: others {others}");
+    others.assert_all_answered();
+    // Their own pool serves whoever behaves.
+    let own = Load::start(scene.faulty, 2);
+    own.flows(20);
+    own.end().assert_all_answered();
+    scene.end();
+}
+
+fn connect(address: SocketAddr) -> TcpStream {
+    let stream = TcpStream::connect(address).unwrap();
+    stream.set_read_timeout(Some(DEADLINE)).unwrap();
+    stream
+}
+
+/// Ends a connection with a reset.
+fn reset(stream: TcpStream) {
+    set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+}
+
+fn outcome(stream: &mut TcpStream) -> Outcome {
+    let own = stream.local_addr().unwrap();
+    answer(stream, own)
+}
+
+#[test]
+fn clients_that_say_nothing_hold_up_nobody() {
+    beside("silent", "", |scene| {
+        let silent: Vec<TcpStream> = (0..MANY).map(|_| connect(scene.faulty)).collect();
+        let load = Load::start(scene.others, 1);
+        load.flows(100);
+        load.end().assert_all_answered();
+        drop(silent);
+    });
+}
+
+#[test]
+fn clients_that_reset_at_every_stage_leave_nothing_behind() {
+    beside("reset", "", |scene| {
+        for number in 0..4 * MANY {
+            let mut stream = connect(scene.faulty);
+            match number % 4 {
+                // Before anybody has accepted it, perhaps.
+                0 => {}
+                1 => stream.write_all(&REQUEST[..10]).unwrap(),
+                2 => stream.write_all(REQUEST).unwrap(),
+                _ => {
+                    stream.write_all(REQUEST).unwrap();
+                    assert_eq!(outcome(&mut stream), Outcome::Answered);
+                }
+            }
+            reset(stream);
+        }
+    });
+}
+
+#[test]
+fn clients_that_reset_while_they_wait_leave_nothing_behind() {
+    let pool = "max-connections = 1\nqueue = { max = 1000, timeout = \"60s\" }";
+    beside("reset while waiting", pool, |scene| {
+        // Each worker has its one client, and keeps it.
+        let mut busy: Vec<TcpStream> = (0..2).map(|_| connect(scene.faulty)).collect();
+        for stream in &mut busy {
+            stream.write_all(REQUEST).unwrap();
+            assert_eq!(outcome(stream), Outcome::Answered);
+        }
+        let waiting: Vec<TcpStream> = (0..MANY).map(|_| connect(scene.faulty)).collect();
+        let queued = |scene: &Scene| scene.pool()["queued"].as_u64();
+        until("all wait", || queued(scene) == Some(MANY as u64));
+        waiting.into_iter().for_each(reset);
+        until("none waits", || queued(scene) == Some(0));
+    });
+}
+
+#[test]
+fn clients_that_have_said_all_are_answered() {
+    beside("half-closed", "", |scene| {
+        for _ in 0..MANY {
+            let mut asked = connect(scene.faulty);
+            asked.write_all(REQUEST).unwrap();
+            asked.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(outcome(&mut asked), Outcome::Answered);
+            let mut silent = connect(scene.faulty);
+            silent.shutdown(Shutdown::Write).unwrap();
+            assert_eq!(outcome(&mut silent), Outcome::Ended);
+        }
+    });
+}
