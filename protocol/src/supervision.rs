@@ -403,6 +403,27 @@ impl std::fmt::Display for Exit {
     }
 }
 
+/// What was decided about one connection.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TraceEntry {
+    /// Counts entries of one router.
+    pub number: u64,
+    /// When, in milliseconds since 1970.
+    pub time: u64,
+    /// The connection's number.
+    pub id: u64,
+    /// Its peer's address, if it has one.
+    pub peer: Option<String>,
+    /// Name of its listener.
+    pub listener: String,
+    /// Name of the route.
+    pub route: String,
+    /// The pool, or the reason why it was turned away.
+    pub outcome: String,
+    /// What each rule says of it, in order, up to the one that decided; none where the rules did not.
+    pub rules: Vec<(String, String)>,
+}
+
 /// What the supervisor tells the router.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ToRouter {
@@ -461,6 +482,17 @@ pub enum ToRouter {
     RetireSlot {
         /// Which; whoever is in its slot.
         worker: WorkerId,
+    },
+    /// Say [`FromRouter::Trace`].
+    AskTrace {
+        /// To be said again.
+        number: u64,
+        /// The last rejections; else what is decided, which is noted from then on for a while.
+        rejected: bool,
+        /// Only what came after the entry of this number.
+        since: u64,
+        /// Only peers of this network, as text.
+        peer: Option<String>,
     },
     /// Say [`FromRouter::Loads`].
     AskLoads {
@@ -525,6 +557,13 @@ pub enum FromRouter {
     },
     /// Nothing is accepted any more, and every worker was told to finish.
     Stopped,
+    /// What was decided about the last connections.
+    Trace {
+        /// As in the question.
+        number: u64,
+        /// Oldest first.
+        entries: Vec<TraceEntry>,
+    },
     /// What workers hold and what waits.
     Loads {
         /// As in the question.

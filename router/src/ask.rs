@@ -9,6 +9,7 @@ use clap::Args;
 use rustix::io::Errno;
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+use vestibule_protocol::supervision::TraceEntry;
 use vestibule_router::supervisor::admin::socket::candidates;
 use vestibule_router::supervisor::admin::status::{Health, Status};
 use vestibule_router::supervisor::admin::wire::{Answer, Question, Refusal};
@@ -79,17 +80,30 @@ fn list(paths: &[PathBuf]) -> String {
 pub(crate) fn command(socket: &Socket, question: &Question) -> Result<(), AskError> {
     let text = match ask(socket.admin.as_deref(), question)? {
         Answer::Done { text } => text,
-        Answer::Status { .. } => String::new(),
+        Answer::Status { .. } | Answer::Trace { .. } => String::new(),
         Answer::Refused { reason, text } => return Err(AskError::Refused { reason, text }),
     };
     say(&text);
     Ok(())
 }
 
+/// Asks for decisions.
+pub(crate) fn trace(socket: &Socket, question: &Question) -> Result<Vec<TraceEntry>, AskError> {
+    match ask(socket.admin.as_deref(), question)? {
+        Answer::Trace { entries } => Ok(entries),
+        Answer::Refused { reason, text } => Err(AskError::Refused { reason, text }),
+        Answer::Done { .. } | Answer::Status { .. } => Ok(Vec::new()),
+    }
+}
+
 /// Shows how it goes. Returns whether it goes well.
 pub(crate) fn status(socket: &Socket, json: bool) -> Result<bool, AskError> {
     let status: Status = match ask(socket.admin.as_deref(), &Question::Status {})? {
         Answer::Status { status } => *status,
+        Answer::Trace { .. } => {
+            let text = "the answer is another question's".to_owned();
+            return Err(AskError::Refused { reason: Refusal::NotUnderstood, text });
+        }
         Answer::Done { text } => {
             return Err(AskError::Refused { reason: Refusal::NotUnderstood, text });
         }
@@ -104,9 +118,10 @@ pub(crate) fn status(socket: &Socket, json: bool) -> Result<bool, AskError> {
     Ok(status.health == Health::Healthy)
 }
 
-/// Whoever asked may have closed standard output, which is no reason for another exit code.
-fn say(text: &str) {
-    let _ = writeln!(io::stdout().lock(), "{text}");
+/// Whoever asked may have closed standard output, which is no reason for another exit code. Returns
+/// whether it is open.
+pub(crate) fn say(text: &str) -> bool {
+    writeln!(io::stdout().lock(), "{text}").is_ok()
 }
 
 fn ask(named: Option<&Path>, question: &Question) -> Result<Answer, AskError> {

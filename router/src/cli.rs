@@ -19,6 +19,7 @@ use vestibule_router::supervisor::master::MasterError;
 use crate::ask::{AskError, Socket};
 use crate::check::Check;
 use crate::explain::{Explain, NotExplained};
+use crate::follow::Trace;
 use crate::startup::StartupError;
 
 /// The command was not used as it can be (`sysexits.h`: EX_USAGE).
@@ -61,6 +62,8 @@ enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Show decisions as they are made, or the last rejections, with what each route said.
+    Trace(Trace),
     /// Let workers finish what they have, and end; as SIGTERM does. Returns at once.
     Stop {
         #[command(flatten)]
@@ -201,6 +204,9 @@ pub(crate) fn main() -> ExitCode {
                 true => ExitCode::SUCCESS,
                 false => ExitCode::from(DEGRADED),
             }));
+        }
+        Command::Trace(trace) => {
+            return asked(crate::follow::run(&trace).map(|()| ExitCode::SUCCESS));
         }
         Command::Stop { socket } => return command(&socket, &Question::Stop {}),
         Command::Drain { socket, worker, hold } => {

@@ -6,8 +6,10 @@
 mod destination;
 mod inspecting;
 mod inspection;
+mod returned;
 #[cfg(feature = "script")]
 pub(crate) mod script;
+pub(crate) mod tracer;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -15,12 +17,15 @@ use std::time::Duration;
 use tokio::sync::Notify;
 use vestibule_protocol::supervision::{InspectSetup, Setup};
 
-use self::destination::{Destination, Destinations};
+use self::destination::Destinations;
 use self::inspection::{Gate, Goal, Inspection, address};
+pub(crate) use self::returned::watch;
+#[cfg(feature = "script")]
+use self::tracer::About;
+use self::tracer::{Ruled, Tracer};
 
 use crate::accept;
 use crate::connection::{Connection, Orders};
-use crate::event::{HandedBack, WorkerEvent};
 use crate::inspect::waiting::Waiting;
 use crate::inspect::watch::{Sign, Watch};
 use crate::inspect::{Depth, proxy_header};
@@ -83,6 +88,7 @@ pub(crate) struct Dispatch {
     watch: Arc<Watch>,
     /// Somebody is due before all others.
     sooner: Notify,
+    tracer: Arc<Tracer>,
     /// Nobody is looked at any more.
     decided: Notify,
     /// How long a client may take to show what a rule must see.
@@ -159,12 +165,19 @@ impl Dispatch {
             state: Mutex::new(state),
             watch,
             sooner: Notify::new(),
+            tracer: Arc::default(),
             decided: Notify::new(),
             timeout: inspect.timeout,
             most: inspecting::most_inspections(),
             #[cfg(feature = "script")]
             script: None,
         })
+    }
+
+    /// Notes here what is decided.
+    pub(crate) fn traced_by(mut self, tracer: &Arc<Tracer>) -> Self {
+        self.tracer = Arc::clone(tracer);
+        self
     }
 
     /// Asks this script before the rules.
@@ -221,53 +234,6 @@ impl Dispatch {
         self.flush(&mut state.parts);
     }
 
-    /// A connection that a worker of this pool hands back goes where it says, if it may, or where the
-    /// rules say, as if it had just come.
-    fn route_again(self: &Arc<Self>, from: &Arc<Shared>, worker: &str, back: HandedBack) {
-        let HandedBack { connection, message, to } = back;
-        let Some(to) = to else {
-            return self.route_by_rules(connection.with_message(message));
-        };
-        // A pool that a reload has removed may name nobody.
-        let from = self.pools.iter().position(|known| Arc::ptr_eq(known, from));
-        match self.destinations.resolve(from.unwrap_or(usize::MAX), &to) {
-            Ok(Destination { pool, slot }) => {
-                // Whoever hands it on does so for all that is its own.
-                let mut connection = connection;
-                let listener = self.names.iter().position(|it| **it == *connection.info().listener);
-                let route = Arc::clone(&connection.info().route);
-                let scope = listener.and_then(|it| self.table.scope_of_route(it, &route));
-                connection.set_scope(scope);
-                let Some(pool) = self.pools.get(pool) else { return };
-                if let Err((refused, connection)) = pool.hand_to(slot, connection, message) {
-                    self.reject(connection, accept::rejection(refused));
-                }
-            }
-            Err(reason) => {
-                tracing::warn!(worker, to, %reason, "a connection cannot be handed on");
-                self.reject(connection, Rejection::because(Reason::RefusedByPolicy));
-            }
-        }
-    }
-
-    /// Its PROXY header is gone and its peer's limits have let it in: only the rules are asked again.
-    fn route_by_rules(self: &Arc<Self>, connection: Connection) {
-        let name = &*connection.info().listener;
-        let place = self.names.iter().position(|known| known == name);
-        let Some(listener) = place.and_then(|place| u32::try_from(place).ok()) else {
-            // The listener was removed meanwhile: no rule is about it.
-            return self.reject(connection, Rejection::because(Reason::NoRoute));
-        };
-        let facts = Facts::of_address(listener as usize, address(&connection));
-        let mut state = self.state();
-        if let Some((connection, goal)) =
-            self.settle(&mut state.parts, connection, &facts, self.first_goal())
-        {
-            self.inspect(&mut state, listener, connection, goal);
-        }
-        self.flush(&mut state.parts);
-    }
-
     /// What is asked first about a connection.
     fn first_goal(&self) -> Goal {
         #[cfg(feature = "script")]
@@ -304,6 +270,7 @@ impl Dispatch {
         goal: Goal,
     ) -> Option<(Connection, Goal)> {
         let Some(script) = &self.script else { return Some((connection, goal)) };
+        let followed = self.tracer.follows(&connection).then(|| About::of(&connection));
         let asked = match goal {
             Goal::Rules(_) => return Some((connection, goal)),
             Goal::Script => script.ask(connection),
@@ -315,7 +282,16 @@ impl Dispatch {
             }
         };
         match asked {
-            script::Asked::Posted | script::Asked::Gone => None,
+            script::Asked::Posted(pool) => {
+                if let Some(about) = followed {
+                    self.tracer.posted(
+                        about.by(crate::route::script::ROUTE),
+                        self.destinations.name(pool),
+                    );
+                }
+                None
+            }
+            script::Asked::Gone => None,
             script::Asked::Waits(connection, ticket) => Some((connection, Goal::Speech(ticket))),
             script::Asked::Refused(refused, connection) => {
                 self.reject(connection, accept::rejection(refused));
@@ -342,10 +318,11 @@ impl Dispatch {
         let Outcome::Decided(decision) = self.table.decide(facts) else {
             return Some(connection);
         };
+        let ruled = Ruled { table: &self.table, facts, why: decision.why };
         if let Some(reason) = unruled
             && matches!(decision.why, Why::OnlyPool | Why::NoMatch)
         {
-            self.reject(connection, Rejection::because(reason));
+            self.reject_by(connection, Rejection::because(reason), ruled);
             return None;
         }
         connection.set_route(decision.route);
@@ -357,23 +334,25 @@ impl Dispatch {
         match decision.redirection(facts) {
             Some(Some(location)) => {
                 self.metrics.rejected(Reason::Rejected);
+                self.tracer.rejected(&connection, Some(ruled), "redirected");
                 connection.redirect(location);
                 return None;
             }
             // There is nowhere to send it: the request names no host (RFC 9112 3.2).
             Some(None) => {
-                self.reject(connection, Rejection::status(400, Reason::Rejected));
+                self.reject_by(connection, Rejection::status(400, Reason::Rejected), ruled);
                 return None;
             }
             None => {}
         }
         if let Some(rejection) = decision.rejection() {
-            self.reject(connection, rejection);
+            self.reject_by(connection, rejection, ruled);
             return None;
         }
         if let Target::Pool(pool) = decision.target
             && let Some(part) = parts.get_mut(pool)
         {
+            self.tracer.decided(&connection, ruled, self.destinations.name(pool));
             part.push(connection);
         }
         None
@@ -395,51 +374,18 @@ impl Dispatch {
         }
     }
 
-    pub(crate) fn reject(&self, connection: Connection, rejection: Rejection) {
-        self.metrics.rejected(rejection.reason());
+    /// Rejects what the rules decided about.
+    fn reject_by(&self, connection: Connection, rejection: Rejection, ruled: Ruled<'_>) {
+        let reason = rejection.reason();
+        self.metrics.rejected(reason);
+        self.tracer.rejected(&connection, Some(ruled), reason.as_str());
         connection.reject_with(rejection);
     }
-}
 
-/// Logs what a pool's workers do, and answers clients whose connection came back. Ends with the pool,
-/// and says which it was.
-pub(crate) async fn watch(
-    id: u32,
-    pool: Arc<Shared>,
-    metrics: Arc<Metrics>,
-    switch: Arc<Switch>,
-) -> u32 {
-    loop {
-        let Some((slot, event)) = crate::worker::next_event(&pool, None).await else {
-            if pool.core().is_done() {
-                return id;
-            }
-            // Every worker is gone for good; a new slot may come.
-            pool.changed.notified().await;
-            continue;
-        };
-        let name = pool.core().slot(slot).map(|slot| Arc::clone(&slot.name));
-        let worker = name.as_deref().unwrap_or_default();
-        match event {
-            WorkerEvent::Undelivered(undelivered) => {
-                // Without its connection it had to be closed.
-                metrics.rejected(undelivered.reason.rejection().reason());
-                undelivered.reject();
-            }
-            WorkerEvent::HandedBack(back) => {
-                switch.present().route_again(&pool, worker, *back);
-            }
-            WorkerEvent::Error(error) => {
-                tracing::warn!(worker, %error, "worker reported an error")
-            }
-            WorkerEvent::MessageError(error) => {
-                tracing::warn!(worker, error, "worker sent what cannot be read");
-            }
-            WorkerEvent::Message(_) => {
-                tracing::debug!(worker, "worker sent a message to nobody")
-            }
-            WorkerEvent::Exit(exit) => tracing::debug!(worker, %exit, "worker is gone"),
-        }
+    pub(crate) fn reject(&self, connection: Connection, rejection: Rejection) {
+        self.metrics.rejected(rejection.reason());
+        self.tracer.rejected(&connection, None, rejection.reason().as_str());
+        connection.reject_with(rejection);
     }
 }
 

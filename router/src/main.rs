@@ -5,6 +5,7 @@ mod check;
 mod cli;
 mod demo;
 mod explain;
+mod follow;
 mod report;
 mod startup;
 

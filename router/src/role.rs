@@ -19,6 +19,7 @@ use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter, WorkerId, Wor
 use self::listeners::Listeners;
 use self::succession::Inheritance;
 use crate::control::{ControlError, ControlPort, Parcel};
+use crate::dispatch::tracer::Tracer;
 use crate::dispatch::{Dispatch, Switch};
 use crate::metrics::Metrics;
 use crate::pool::drive::Ports;
@@ -117,6 +118,7 @@ fn with_script(
 struct Router {
     ports: Ports,
     switch: Arc<Switch>,
+    tracer: Arc<Tracer>,
     metrics: Arc<Metrics>,
     /// Sockets of listeners that the next setup names.
     sockets: BTreeMap<u32, OwnedFd>,
@@ -152,6 +154,7 @@ impl Router {
         let (tell_pools, told) = mpsc::unbounded_channel();
         let mut router = Self {
             ports: Ports::new(setup.epoch, Tickets::new(setup.ticket_key)),
+            tracer: Arc::new(Tracer::new(setup.epoch)),
             switch: Arc::new(Switch::new(Arc::clone(&metrics))?),
             metrics,
             sockets: BTreeMap::new(),
@@ -222,6 +225,11 @@ impl Router {
             ToRouter::TakeOver => self.inheritance = descriptor.map(Inheritance::expect),
             ToRouter::Ping { number } => self.tell(FromRouter::Pong { number }),
             ToRouter::AskLoads { number } => self.tell(self.loads(number)),
+            ToRouter::AskTrace { number, rejected, since, peer } => {
+                let peers = peer.and_then(|peer| crate::route::pattern::network(&peer).ok());
+                let entries = self.tracer.ask(rejected, since, peers);
+                self.tell(FromRouter::Trace { number, entries });
+            }
             ToRouter::Drain { worker, hold: false } => {
                 self.step(worker, |core| core.drain(worker.slot, false));
             }

@@ -42,6 +42,11 @@ impl Destinations {
         Self { pools: pools.iter().map(named).collect() }
     }
 
+    /// The name of a pool.
+    pub(super) fn name(&self, pool: usize) -> &str {
+        self.pools.get(pool).map_or("", |pool| &pool.name)
+    }
+
     /// What a worker of the pool `from` means by `to`: the name of a pool, or `POOL-N` of one of its
     /// workers. A name that is both is the pool's.
     ///

@@ -28,8 +28,8 @@ pub(crate) struct Script {
 pub(crate) enum Asked {
     /// It waits for what its client says.
     Waits(Connection, Ticket),
-    /// It went to a pool.
-    Posted,
+    /// It went to this pool.
+    Posted(usize),
     /// Nobody of the pool takes it.
     Refused(Refused, Connection),
     /// It is turned away.
@@ -103,7 +103,7 @@ impl Script {
                     To::Slot(slot) => core.offer_to(slot, entry),
                 });
                 match posted {
-                    Ok(()) => Asked::Posted,
+                    Ok(()) => Asked::Posted(pool),
                     Err((refused, entry)) => match entry.cargo {
                         Cargo::Connection(connection) => Asked::Refused(refused, connection),
                         Cargo::List(_) => Asked::Gone,

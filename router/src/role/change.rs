@@ -45,6 +45,7 @@ impl Router {
         });
         let pools: Vec<_> = pools.collect();
         let dispatch = Dispatch::new(&setup, pools.clone(), Arc::clone(&self.metrics))?;
+        let dispatch = dispatch.traced_by(&self.tracer);
         let dispatch = super::with_script(dispatch, &setup, &pools)?;
         for (setup, pool) in setup.pools.iter().zip(pools) {
             if self.ports.pools().contains_key(&setup.id) {

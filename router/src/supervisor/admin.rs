@@ -31,6 +31,8 @@ pub(crate) enum Reply {
     Now(Answer),
     /// A status that lacks only what the router knows.
     WithLoads(Box<Status>, oneshot::Receiver<Loads>),
+    /// What the router says of its last decisions.
+    WithTrace(oneshot::Receiver<Vec<vestibule_protocol::supervision::TraceEntry>>),
 }
 
 /// What the router says of its workers and queues.

@@ -61,6 +61,7 @@ impl Order {
             | FromRouter::Changed
             | FromRouter::Pong { .. }
             | FromRouter::Stopped
+            | FromRouter::Trace { .. }
             | FromRouter::Loads { .. } => return None,
         })
     }

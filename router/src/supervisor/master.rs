@@ -25,7 +25,7 @@ use tokio::signal::unix::SignalKind;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, MissedTickBehavior};
 use vestibule_protocol::supervision::{
-    Exit, FromRouter, InspectSetup, RuleSetup, ScriptSetup, ToRouter,
+    Exit, FromRouter, InspectSetup, RuleSetup, ScriptSetup, ToRouter, TraceEntry,
 };
 
 pub use self::plan::{Layout, ListenerPlan, Plan, PoolPlan, Present, Source};
@@ -146,6 +146,7 @@ struct Master {
     asked: u64,
     /// Who waits for an answer to which of these questions.
     waiting_for_loads: BTreeMap<u64, oneshot::Sender<Loads>>,
+    waiting_for_trace: BTreeMap<u64, oneshot::Sender<Vec<TraceEntry>>>,
 }
 
 /// What wakes the supervisor.
@@ -221,6 +222,7 @@ impl Master {
             router_exit: None,
             asked: 0,
             waiting_for_loads: BTreeMap::new(),
+            waiting_for_trace: BTreeMap::new(),
         })
     }
 
@@ -364,6 +366,12 @@ impl Master {
                 if let Some(asker) = self.waiting_for_loads.remove(&number) {
                     // It may have given up.
                     let _ = asker.send(Loads { workers, queued });
+                }
+            }
+            FromRouter::Trace { number, entries } => {
+                if let Some(asker) = self.waiting_for_trace.remove(&number) {
+                    // It may have given up.
+                    let _ = asker.send(entries);
                 }
             }
             FromRouter::Stopped => tracing::info!("nothing is accepted any more"),

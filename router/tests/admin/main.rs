@@ -8,3 +8,4 @@ mod hostile;
 mod running;
 mod schema;
 mod starting;
+mod tracing;

@@ -125,6 +125,12 @@ async fn answer(question: super::wire::Question, ask: mpsc::Sender<Request>) -> 
             }
             Some(Answer::Status { status })
         }
+        Reply::WithTrace(entries) => Some(match timeout(LOADS, entries).await {
+            Ok(Ok(entries)) => Answer::Trace { entries },
+            Ok(Err(_)) | Err(_) => {
+                Answer::refused(Refusal::State, "the router does not answer".to_owned())
+            }
+        }),
     }
 }
 

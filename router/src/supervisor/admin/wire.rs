@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::status::Status;
+use vestibule_protocol::supervision::TraceEntry;
 
 /// Longest question, in bytes, its newline included.
 pub const MAX_QUESTION: usize = 4096;
@@ -14,6 +15,18 @@ pub const MAX_QUESTION: usize = 4096;
 pub enum Question {
     /// How it goes.
     Status {},
+    /// What was decided about the last connections.
+    Trace {
+        /// The last rejections; else what is decided from now on, noted while somebody asks.
+        #[serde(default)]
+        rejected: bool,
+        /// Only what came after the entry of this number.
+        #[serde(default)]
+        since: u64,
+        /// Only peers of this network.
+        #[serde(default)]
+        peer: Option<String>,
+    },
     /// Drain and end, as on SIGTERM.
     Stop {},
     /// Nothing new to a worker.
@@ -58,6 +71,11 @@ pub enum Answer {
     Status {
         /// All of it.
         status: Box<Status>,
+    },
+    /// What was decided.
+    Trace {
+        /// Oldest first.
+        entries: Vec<TraceEntry>,
     },
     /// Nothing was done.
     Refused {

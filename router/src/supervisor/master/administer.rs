@@ -35,6 +35,7 @@ impl Master {
     pub(super) fn administer(&mut self, Request { question, reply }: Request) {
         let answer = match question {
             Question::Status {} => self.report_status(),
+            Question::Trace { rejected, since, peer } => self.ask_trace(rejected, since, peer),
             question => {
                 tracing::info!(?question, "administered");
                 let (Ok(answer) | Err(answer)) = self.execute(question);
@@ -64,7 +65,7 @@ impl Master {
             Question::Restart { pool } => self.restart(&pool),
             Question::Reload {} => self.reread(),
             // Answered before.
-            Question::Status {} => {
+            Question::Status {} | Question::Trace { .. } => {
                 Err(Answer::refused(Refusal::NotUnderstood, "this is no command"))
             }
         }

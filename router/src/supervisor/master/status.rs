@@ -9,7 +9,7 @@ use super::super::admin::status::{
     Connections, Health, LastExit, Listener, Pool, Roll, RollState, Router, RouterState, Status,
     Supervisor, VERSION, Worker, WorkerState,
 };
-use super::super::admin::wire::Answer;
+use super::super::admin::wire::{Answer, Refusal};
 use super::super::admin::{Loads, Reply};
 use super::super::output::Tail;
 use super::super::process_table::{Phase, Record};
@@ -26,6 +26,26 @@ impl Master {
                 Reply::Now(Answer::Status { status: Box::new(status) })
             }
         }
+    }
+
+    /// Asks the router for decisions.
+    pub(super) fn ask_trace(&mut self, rejected: bool, since: u64, peer: Option<String>) -> Reply {
+        if let Some(Err(error)) = peer.as_deref().map(crate::route::pattern::network) {
+            return Reply::Now(Answer::refused(Refusal::NotUnderstood, error.to_string()));
+        }
+        // Who gave up is forgotten here, so that a silent router costs nothing.
+        self.waiting_for_trace.retain(|_, asker| !asker.is_closed());
+        let router = self.router.as_ref().filter(|router| router.accepting && !router.killed);
+        let Some(router) = router else {
+            let text = "no router accepts connections now";
+            return Reply::Now(Answer::refused(Refusal::State, text));
+        };
+        let (tell, told) = oneshot::channel();
+        self.asked += 1;
+        let number = self.asked;
+        router.tell(ToRouter::AskTrace { number, rejected, since, peer }, None);
+        self.waiting_for_trace.insert(number, tell);
+        Reply::WithTrace(told)
     }
 
     /// Asks the router; `None` if there is none that could answer.
