@@ -56,9 +56,17 @@ impl Family {
     /// # Panics
     /// Something stays.
     pub fn assert_no_more_below(&self, supervisor: u32) {
+        self.assert_no_more_below_within(supervisor, SLACK);
+    }
+
+    /// As [`assert_no_more_below`](Self::assert_no_more_below), with so many bytes of memory more.
+    ///
+    /// # Panics
+    /// Something stays.
+    pub fn assert_no_more_below_within(&self, supervisor: u32, slack: u64) {
         let mut now = self.clone();
         let begin = std::time::Instant::now();
-        while !self.covers(&now) {
+        while !self.covers(&now, slack) {
             let waited = begin.elapsed();
             assert!(waited < DEADLINE, "something is left: {now:#?}, before: {self:#?}");
             std::thread::sleep(std::time::Duration::from_millis(5));
@@ -67,13 +75,13 @@ impl Family {
         println!("before {}; after {}", self.said(), now.said());
     }
 
-    fn covers(&self, now: &Self) -> bool {
+    fn covers(&self, now: &Self, slack: u64) -> bool {
         let router = match (self.router, now.router) {
-            (Some(before), Some(now)) => before.covers(now),
+            (Some(before), Some(now)) => before.covers(now, slack),
             (before, now) => before.is_some() == now.is_some(),
         };
         router
-            && self.supervisor.covers(now.supervisor)
+            && self.supervisor.covers(now.supervisor, slack)
             && self.others == now.others
             && now.descriptors <= self.descriptors
     }
@@ -93,8 +101,8 @@ impl Family {
 }
 
 impl Usage {
-    fn covers(self, now: Self) -> bool {
-        now.descriptors <= self.descriptors && now.memory <= self.memory + SLACK
+    fn covers(self, now: Self, slack: u64) -> bool {
+        now.descriptors <= self.descriptors && now.memory <= self.memory + slack
     }
 }
 

@@ -52,6 +52,11 @@ pub struct Tally {
 impl Load {
     /// So many clients at once.
     pub fn start(address: SocketAddr, clients: usize) -> Self {
+        Self::start_with(address, clients, PAUSE)
+    }
+
+    /// So many clients at once, each with this pause between two requests.
+    pub fn start_with(address: SocketAddr, clients: usize, pause: Duration) -> Self {
         let over = Arc::new(AtomicBool::new(false));
         let phase = Arc::new(AtomicUsize::new(0));
         let (answered, others) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
@@ -66,7 +71,7 @@ impl Load {
                     let count = if outcome == Outcome::Answered { &answered } else { &others };
                     count.fetch_add(1, Ordering::Relaxed);
                     seen.push((now, begin.elapsed(), outcome));
-                    std::thread::sleep(PAUSE);
+                    std::thread::sleep(pause);
                 }
                 seen
             })
