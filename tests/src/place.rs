@@ -2,14 +2,16 @@
 //! standard error.
 
 use std::fs::OpenOptions;
+use std::io::{BufRead, BufReader, Write};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use crate::files::Folder;
 use crate::master::vestibule;
-use crate::world::until;
+use crate::world::{DEADLINE, until};
 
 /// One run's folder.
 #[derive(Debug, Default)]
@@ -48,6 +50,44 @@ impl Place {
         let log = OpenOptions::new().create(true).append(true).open(self.join("log")).unwrap();
         command.stdin(Stdio::null()).stderr(log).env("VESTIBULE_ADMIN", self.join("admin.sock"));
         command
+    }
+
+    /// Asks over the admin socket; the answer.
+    pub fn ask(&self, question: &Value) -> Value {
+        let mut stream = UnixStream::connect(self.join("admin.sock")).unwrap();
+        stream.set_read_timeout(Some(DEADLINE)).unwrap();
+        writeln!(stream, "{question}").unwrap();
+        let mut line = String::new();
+        BufReader::new(stream).read_line(&mut line).unwrap();
+        serde_json::from_str(&line).unwrap()
+    }
+
+    /// Asks for something that is done.
+    pub fn order(&self, question: &Value) -> String {
+        let answer = self.ask(question);
+        assert_eq!(answer["answer"], "done", "{question}: {answer}");
+        answer["text"].as_str().unwrap().to_owned()
+    }
+
+    /// Writes another configuration and has it read; what is said to be different.
+    pub fn reload(&self, text: &str) -> String {
+        self.config(text);
+        self.order(&json!({"command": "reload"}))
+    }
+
+    /// How it goes.
+    pub fn status(&self) -> Value {
+        self.ask(&json!({"command": "status"}))["status"].take()
+    }
+
+    /// Waits until it says so of itself.
+    pub fn until(&self, what: &str, mut state: impl FnMut(&Value) -> bool) -> Value {
+        let mut last = Value::Null;
+        until(what, || {
+            last = self.status();
+            state(&last)
+        });
+        last
     }
 
     /// Everything that was said on standard error.

@@ -16,9 +16,7 @@
     reason = "a test fails by panicking"
 )]
 
-use std::io::{BufRead, BufReader, Write};
 use std::net::SocketAddr;
-use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -259,7 +257,6 @@ async fn websocket(to: SocketAddr, tally: Arc<Tally>, pause: Duration) {
 /// Who changes things.
 struct Administrator<'p> {
     place: &'p Place,
-    socket: std::path::PathBuf,
     /// What the file says now.
     version: u64,
     balance: bool,
@@ -269,22 +266,12 @@ struct Administrator<'p> {
 }
 
 impl Administrator<'_> {
-    fn ask(&self, question: &Value) -> Value {
-        let mut stream = UnixStream::connect(&self.socket).unwrap();
-        stream.set_read_timeout(Some(DEADLINE)).unwrap();
-        writeln!(stream, "{question}").unwrap();
-        let mut line = String::new();
-        BufReader::new(stream).read_line(&mut line).unwrap();
-        serde_json::from_str(&line).unwrap()
-    }
-
     fn order(&self, question: Value) {
-        let answer = self.ask(&question);
-        assert_eq!(answer["answer"], "done", "{question}: {answer}");
+        self.place.order(&question);
     }
 
     fn status(&self) -> Value {
-        self.ask(&json!({"command": "status"}))["status"].clone()
+        self.place.status()
     }
 
     /// Everybody is there, and nobody is under way any more.
@@ -398,7 +385,6 @@ fn nobody_fails_while_everything_changes() {
     let root = rustix::process::geteuid().is_root();
     let mut administrator = Administrator {
         place: &place,
-        socket: place.join("admin.sock"),
         version: 0,
         balance: false,
         extra: false,

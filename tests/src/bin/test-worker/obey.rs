@@ -26,6 +26,17 @@ pub(crate) fn obey(scope: &WorkerScope, event: Event) {
     }
 }
 
+/// What a client can order besides its answer, by the path that it asks for.
+pub(crate) fn obey_path(scope: &WorkerScope, path: &str) {
+    if path == "/drain" {
+        scope.drain();
+    } else if let Some(mebibytes) = path.strip_prefix("/grow/") {
+        let bytes = mebibytes.parse::<usize>().unwrap() << 20;
+        // Written to, so that it is in memory, and kept.
+        std::mem::forget(vec![1u8; bytes]);
+    }
+}
+
 pub(crate) fn say(scope: &WorkerScope, said: &Said) {
     // A worker that ends has nobody to say it to.
     let _ = scope.post_message(said);

@@ -72,6 +72,7 @@ async fn converse(scope: WorkerScope, mut stream: Stream, info: ConnectionInfo, 
             path => match handing::sum(&mut stream, path, &mut unread).await {
                 Some(sum) => sum.into_bytes(),
                 None => {
+                    crate::obey::obey_path(&scope, path);
                     unread.drain(..head_end(&unread));
                     facts(&stream, &info).into_bytes()
                 }
