@@ -1,0 +1,112 @@
+//! The example as its README tells it: two sites, two keys, one port; with curl and openssl.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::io::Write;
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
+
+use vestibule_tests::files::{Folder, set_mode};
+use vestibule_tests::master::{Master, vestibule};
+use vestibule_tests::place::Place;
+
+const WORKER: &str = env!("CARGO_BIN_EXE_tls-worker");
+
+/// The example's folder, ready to run: worker, certificates, and its configuration on a free port.
+fn folder() -> Folder {
+    let folder = Folder::new();
+    for site in ["shop", "blog"] {
+        let name = format!("{site}.example.org");
+        let made = Command::new("openssl")
+            .current_dir(folder.path())
+            .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+            .args(["-nodes", "-days", "30", "-subj", &format!("/CN={name}")])
+            .args(["-addext", &format!("subjectAltName=DNS:{name}")])
+            .args(["-keyout", &format!("{site}.key"), "-out", &format!("{site}.crt")])
+            .output()
+            .unwrap();
+        assert!(made.status.success(), "{made:?}");
+        // The workers' user is not whoever runs the test.
+        set_mode(&folder.join(&format!("{site}.key")), 0o644);
+    }
+    let written = Path::new(env!("CARGO_MANIFEST_DIR")).join("vestibule.toml");
+    let config = std::fs::read_to_string(written).unwrap();
+    let config = config
+        .replace("127.0.0.1:8443", "127.0.0.1:0")
+        .replace("[\"tls-worker\"", &format!("[\"{WORKER}\""));
+    folder.write("vestibule.toml", &config, 0o644);
+    folder
+}
+
+fn start(folder: &Folder) -> (Master, Place) {
+    let checked = Command::new(vestibule(WORKER))
+        .arg("check")
+        .arg(folder.join("vestibule.toml"))
+        .output()
+        .unwrap();
+    assert!(checked.status.success(), "{checked:?}");
+    let place = Place::new();
+    let mut command = place.vestibule(WORKER);
+    command.arg("--admin").arg(place.join("admin.sock")).arg(folder.join("vestibule.toml"));
+    (Master::launch(command), place)
+}
+
+fn curl(folder: &Folder, master: &Master, name: &str, site: &str) -> Output {
+    let port = master.address().port();
+    Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "20", "--cacert"])
+        .arg(folder.join(&format!("{site}.crt")))
+        .args(["--resolve", &format!("{name}:{port}:127.0.0.1")])
+        .arg(format!("https://{name}:{port}/"))
+        .output()
+        .unwrap()
+}
+
+#[test]
+fn each_site_is_served_by_its_own_workers_with_its_own_key() {
+    let folder = folder();
+    let (master, _place) = start(&folder);
+    for site in ["shop", "blog"] {
+        let name = format!("{site}.example.org");
+        let output = curl(&folder, &master, &name, site);
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.starts_with(&format!("worker={site}-")), "{said}{:?}", output.stderr);
+        assert!(said.contains(&format!("; route={site}; name={name}; peer=127.0.0.1:")), "{said}");
+    }
+    // Told no before any key is touched: access_denied.
+    let output = curl(&folder, &master, "other.example.org", "shop");
+    let said = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(35), "{said}");
+    assert!(said.contains("access denied"), "{said}");
+    master.stop();
+}
+
+#[test]
+fn openssl_completes_a_handshake_and_reads_an_answer() {
+    let folder = folder();
+    let (master, _place) = start(&folder);
+    let mut openssl = Command::new("openssl")
+        .args(["s_client", "-quiet", "-verify_return_error", "-servername", "blog.example.org"])
+        .args(["-verify_hostname", "blog.example.org", "-connect", &master.address().to_string()])
+        .arg("-CAfile")
+        .arg(folder.join("blog.crt"))
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let request = b"GET / HTTP/1.1\r\nhost: blog.example.org\r\nconnection: close\r\n\r\n";
+    let mut input = openssl.stdin.take().unwrap();
+    input.write_all(request).unwrap();
+    let output = openssl.wait_with_output().unwrap();
+    drop(input);
+    let said = String::from_utf8_lossy(&output.stdout);
+    assert!(said.contains("worker=blog-1; route=blog; name=blog.example.org"), "{output:?}");
+    master.stop();
+}
