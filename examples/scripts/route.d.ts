@@ -62,7 +62,7 @@ interface Connection {
   readonly listener: string;
   /** null without labelled networking. */
   readonly peerContext: PeerContext | null;
-  /** Who is at the other end of a Unix-domain socket. */
+  /** Number of the user at the other end of a Unix-domain socket, such as `"1000"`; null on others. */
   readonly peerUser: string | null;
   /** null for a client that does not speak TLS. */
   tls(): Promise<ClientHello | null>;

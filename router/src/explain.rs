@@ -117,8 +117,29 @@ pub(crate) fn run(explain: &Explain, overrides: &Overrides) -> Result<(), NotExp
         headers: explain.headers.clone(),
         cookies: Vec::new(),
     };
-    let page = config.explain(&client, listener).map_err(|error| usage(error.to_string()))?;
+    let page = page(explain, &config, &client, listener)?;
     // Nobody reads it any more: then there is nobody to tell either.
     let _ = io::stdout().write_all(page.as_bytes());
     Ok(())
+}
+
+/// The page: of the script, where there is one, and the routes.
+fn page(
+    explain: &Explain,
+    config: &Config,
+    client: &Imagined,
+    listener: usize,
+) -> Result<String, NotExplained> {
+    #[cfg(feature = "script")]
+    let page = match config.try_script() {
+        None => config.explain(client, listener),
+        Some(Ok(mut script)) => config.explain_scripted(client, listener, &mut script),
+        Some(Err(mistake)) => {
+            crate::check::show(&explain.config, &[], &[mistake]);
+            return Err(NotExplained::Configuration);
+        }
+    };
+    #[cfg(not(feature = "script"))]
+    let page = config.explain(client, listener);
+    page.map_err(|error| NotExplained::Usage(error.to_string()))
 }

@@ -1,18 +1,40 @@
 //! `vestibule explain`, as a person runs it.
 #![allow(clippy::unwrap_used, reason = "a test fails by panicking")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 
 const EXAMPLE: &str = "examples/routing/vestibule.toml";
 
+/// A folder that goes with the test.
+struct Folder(PathBuf);
+
+impl Folder {
+    fn new() -> Self {
+        let name = format!("vestibule-explain-{}", std::process::id());
+        let path = std::env::temp_dir().join(name);
+        std::fs::create_dir_all(&path).unwrap();
+        Self(path)
+    }
+}
+
+impl Drop for Folder {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
 fn explain(arguments: &[&str]) -> Output {
+    explain_of(EXAMPLE, arguments)
+}
+
+fn explain_of(config: &str, arguments: &[&str]) -> Output {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
     let mut command = Command::new(env!("CARGO_BIN_EXE_vestibule"));
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("VESTIBULE_")) {
         command.env_remove(name);
     }
-    command.args(["explain", EXAMPLE]).args(arguments).current_dir(root).output().unwrap()
+    command.args(["explain", config]).args(arguments).current_dir(root).output().unwrap()
 }
 
 fn page(arguments: &[&str]) -> String {
@@ -94,4 +116,72 @@ fn what_cannot_be_is_a_usage_error() {
         assert_eq!(output.status.code(), Some(64), "{error}");
         assert!(error.contains(said), "{error}");
     }
+}
+
+#[test]
+fn a_script_is_run_and_what_it_decides_is_told() {
+    let page = |config: &str, arguments: &[&str]| {
+        let output = explain_of(&format!("examples/scripts/{config}/vestibule.toml"), arguments);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let tenant = page("tenants", &["--peer", "10.1.2.3", "--host", "tenant-4711.example.org"]);
+    let expected = "\
+a connection from 10.1.2.3 on `web`: GET /, host tenant-4711.example.org
+the script posts it to worker `app-4`
+route `script:app-4`
+message: {\"tenant\":\"tenant-4711.example.org\"}
+";
+    assert_eq!(tenant, expected);
+    let nobody = page("tenants", &["--peer", "10.1.2.3", "--host", "nobody.example.org"]);
+    assert!(nobody.ends_with("\nthe script rejects it: 404\nroute `script:404`\n"), "{nobody}");
+    // TLS hides the request from a script as from a route.
+    let hidden = page("tenants", &["--peer", "10.1.2.3", "--sni", "tenant-1.example.org"]);
+    assert!(hidden.ends_with("\nthe script rejects it: 404\nroute `script:404`\n"), "{hidden}");
+}
+
+#[test]
+fn what_a_script_leaves_the_routes_decide_and_a_failure_is_told_with_its_place() {
+    let folder = Folder::new();
+    let file = |name: &str, text: &str| {
+        let path = folder.0.join(name);
+        std::fs::write(&path, text).unwrap();
+        path.to_string_lossy().into_owned()
+    };
+    let script = "onconnection = ({ connection }) => {\n  \
+                  if (connection.remoteAddress === '10.0.0.1') return;\n  \
+                  if (connection.peerUser === '0') return connection.reject('reset');\n  \
+                  null.f();\n};\n";
+    file("route.js", script);
+    let config = |routes: &str| {
+        let text = format!(
+            "[router]\nscript = \"route.js\"\n[[listener]]\nname = \"web\"\n\
+             address = \"127.0.0.1:8080\"\n[[pool]]\nname = \"app\"\ncommand = \"demo\"\n{routes}"
+        );
+        file("vestibule.toml", &text)
+    };
+    let page = |config: &str, arguments: &[&str]| {
+        let output = explain_of(config, arguments);
+        assert_eq!(output.status.code(), Some(0), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let routed = config("[[route]]\nname = \"all\"\npool = \"app\"\n");
+    let left = page(&routed, &["--peer", "10.0.0.1"]);
+    let expected = "\
+a connection from 10.0.0.1 on `web`: GET /, no host
+the script neither posts nor rejects
+   1. all  yes
+route `all`: pool `app`
+balance: least-connections
+looked at: its address only
+";
+    assert_eq!(left, expected);
+    let reset = page(&routed, &["--peer-user", "root"]);
+    let end = "\nthe script rejects it: reset\n   1. all  -     not asked\nroute `script:reset`\n";
+    assert!(reset.ends_with(end), "{reset}");
+    let bare = config("");
+    let failed = page(&bare, &["--peer", "10.0.0.2"]);
+    assert!(failed.contains("\nthe script fails: "), "{failed}");
+    assert!(failed.contains("route.js:4:"), "{failed}");
+    assert!(failed.ends_with("\nno route matches: rejected (script-failed)\n"), "{failed}");
 }

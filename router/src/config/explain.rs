@@ -2,17 +2,22 @@
 
 use std::fmt::{self, Display, Write};
 
+#[cfg(feature = "script")]
+use super::script::{Trial, Tried};
 use super::types::{Config, Route};
 use crate::inspect::{Depth, Fact, Facts, Speech};
+use crate::reject::Reason;
 use crate::route::imagine::{Imagined, Impossible};
 use crate::route::rule::Key;
+#[cfg(feature = "script")]
+use crate::route::table::SCRIPT;
 use crate::route::{Affinity, Decision, Outcome, Target, Verdict, Why};
 
 /// Values of a long list that are shown.
 const SHOWN: usize = 4;
 
 impl Config {
-    /// What becomes of a client, as a page for a person.
+    /// What becomes of a client, as a page for a person, by the routes alone.
     ///
     /// # Errors
     /// No client is like this.
@@ -22,20 +27,85 @@ impl Config {
         let facts = client.facts(listener, credentials.as_ref(), &speech);
         let mut page = String::new();
         // Writing to a text does not fail.
-        let _ = self.write(&mut page, client, &facts);
+        let _ =
+            self.write(&mut page, &facts).and_then(|()| self.write_routes(&mut page, &facts, None));
         Ok(page)
     }
 
-    fn write(&self, page: &mut String, client: &Imagined, facts: &Facts<'_>) -> fmt::Result {
+    /// What becomes of a client where a script is asked first: it is run.
+    ///
+    /// # Errors
+    /// No client is like this.
+    #[cfg(feature = "script")]
+    pub fn explain_scripted(
+        &self,
+        client: &Imagined,
+        listener: usize,
+        script: &mut Trial,
+    ) -> Result<String, Impossible> {
+        let speech = client.speech()?;
+        let credentials = client.credentials();
+        let facts = client.facts(listener, credentials.as_ref(), &speech);
+        let mut page = String::new();
+        let _ = self.write(&mut page, &facts).and_then(|()| match script.ask(&facts) {
+            Tried::Decides { to, message } => {
+                self.write_decided(&mut page, &to, message.as_deref())
+            }
+            other => {
+                writeln!(page, "the script {}", Left(&other))?;
+                self.write_routes(&mut page, &facts, Some(other.unruled()))
+            }
+        });
+        Ok(page)
+    }
+
+    fn write(&self, page: &mut String, facts: &Facts<'_>) -> fmt::Result {
         let name = self.listeners.get(facts.listener).map_or("", |it| it.name.value.as_str());
-        let from = client.peer.map(|peer| format!(" from {peer}")).unwrap_or_default();
-        writeln!(page, "a connection{from} on `{name}`: {}", Said(facts))?;
+        let from = facts.peer.map(|peer| format!(" from {peer}")).unwrap_or_default();
+        writeln!(page, "a connection{from} on `{name}`: {}", Said(facts))
+    }
+
+    /// The script has decided: no route is asked.
+    #[cfg(feature = "script")]
+    fn write_decided(&self, page: &mut String, to: &str, message: Option<&str>) -> fmt::Result {
+        let rejects = to == "reset" || to == "close" || to.parse::<u16>().is_ok();
+        if rejects {
+            writeln!(page, "the script rejects it: {to}")?;
+        } else if self.pools.iter().any(|pool| *pool.name == *to) {
+            writeln!(page, "the script posts it to pool `{to}`")?;
+        } else {
+            writeln!(page, "the script posts it to worker `{to}`")?;
+        }
+        let width = self.width();
+        for (index, route) in self.routes.iter().enumerate() {
+            writeln!(page, "{:>4}. {:width$}  -     not asked", index + 1, route.name.value)?;
+        }
+        writeln!(page, "route `{SCRIPT}:{to}`")?;
+        match message {
+            Some(message) => writeln!(page, "message: {message}"),
+            None => Ok(()),
+        }
+    }
+
+    /// Of the longest name of a route.
+    fn width(&self) -> usize {
+        self.routes.iter().map(|route| route.name.value.len()).max().unwrap_or(0)
+    }
+
+    /// Every route in order, and the result; `unruled` is why a connection is rejected that no route
+    /// matches.
+    fn write_routes(
+        &self,
+        page: &mut String,
+        facts: &Facts<'_>,
+        unruled: Option<Reason>,
+    ) -> fmt::Result {
         let (decision, depth) = self.decide(facts);
         let decided = match decision.as_ref().map(|decision| decision.why) {
             Some(Why::Rule(rule) | Why::Unknown { rule, .. }) => Some(rule),
             _ => None,
         };
-        let width = self.routes.iter().map(|route| route.name.value.len()).max().unwrap_or(0);
+        let width = self.width();
         for (index, (route, rule)) in self.routes.iter().zip(self.table.rules()).enumerate() {
             let (number, name) = (index + 1, &route.name.value);
             write!(page, "{number:>4}. {name:width$}  ")?;
@@ -59,10 +129,15 @@ impl Config {
                 Verdict::Unasked(key, _) => writeln!(page, "?     {key} was not looked at")?,
             }
         }
-        if let Some(decision) = decision {
-            self.result(page, &decision, depth, facts)?;
+        match (decision, unruled) {
+            (Some(decision), Some(reason))
+                if matches!(decision.why, Why::OnlyPool | Why::NoMatch) =>
+            {
+                writeln!(page, "no route matches: rejected ({})", reason.as_str())
+            }
+            (Some(decision), _) => self.result(page, &decision, depth, facts),
+            (None, _) => Ok(()),
         }
-        Ok(())
     }
 
     /// Decides as a router does, and notes how deep it has to look.
@@ -127,6 +202,23 @@ impl Config {
             Depth::Bytes => "its first bytes",
         };
         writeln!(page, "looked at: {depth}")
+    }
+}
+
+/// Why a script leaves the decision to the routes.
+#[cfg(feature = "script")]
+struct Left<'a>(&'a Tried);
+
+#[cfg(feature = "script")]
+impl Display for Left<'_> {
+    fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            Tried::Fails(failure) => write!(out, "fails: {failure}"),
+            Tried::Unknown(cause) => {
+                write!(out, "asks for what cannot be told ({})", cause.reason().as_str())
+            }
+            Tried::Leaves | Tried::Decides { .. } => write!(out, "neither posts nor rejects"),
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! A configuration's script, as `check` and `explain` run it: in this process, with the rights of
 //! whoever typed the command. `run` never does: there only the router runs it.
 
+use std::ffi::CString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -11,8 +12,10 @@ use super::source::{Place, Source};
 use super::types::{Config, Workers};
 use crate::inspect::{Cause, Fact, Facts, Label, Speech};
 use crate::pool::pick;
+use crate::reject::Reason;
 use crate::route::Refusal;
 use crate::route::script::{self, Engine, Failure, Limits, Outcome, Pools, Subject, To, Verdict};
+use crate::sys::users;
 
 /// Workers that a pool of one for each CPU is taken to have.
 const AUTO: u32 = 4;
@@ -41,6 +44,16 @@ pub enum Tried {
     Unknown(Cause),
     /// It fails.
     Fails(Failure),
+}
+
+impl Tried {
+    /// Why a connection is rejected that the script leaves to the routes, and no route matches.
+    pub(super) fn unruled(&self) -> Reason {
+        match self {
+            Self::Unknown(cause) => cause.reason(),
+            Self::Decides { .. } | Self::Leaves | Self::Fails(_) => Reason::ScriptFailed,
+        }
+    }
 }
 
 impl Config {
@@ -96,7 +109,7 @@ impl Trial {
             listener: self.listeners.get(facts.listener).map_or_else(|| "".into(), Arc::clone),
             context: owned(facts.context),
             user: facts.credentials.map(|who| match &who.user {
-                Some(name) => name.to_string(),
+                Some(name) => number(name),
                 None => who.uid.to_string(),
             }),
         };
@@ -138,6 +151,12 @@ impl Trial {
             },
         }
     }
+}
+
+/// A user's number, as the kernel tells it of a peer; of a user who is not on this system, the name.
+fn number(name: &str) -> String {
+    let known = CString::new(name).ok().and_then(|name| users::user_by_name(&name).ok().flatten());
+    known.map_or_else(|| name.to_owned(), |user| user.uid.to_string())
 }
 
 fn owned(label: Fact<&Label>) -> Fact<Label> {

@@ -6,8 +6,6 @@ use super::problem::{Others, Problem};
 use super::script::{Trial, Tried};
 use super::types::{Config, Test};
 #[cfg(feature = "script")]
-use crate::reject::Reason;
-#[cfg(feature = "script")]
 use crate::route::table::SCRIPT;
 use crate::route::{Outcome, Why};
 
@@ -54,12 +52,12 @@ impl Config {
                 {
                     return self.run_test(test);
                 }
-                let (reason, why) = match other {
-                    Tried::Fails(failure) => (Reason::ScriptFailed, failure.to_string()),
-                    Tried::Unknown(cause) => (cause.reason(), String::new()),
+                let reason = other.unruled();
+                let why = match other {
+                    Tried::Fails(failure) => failure.to_string(),
+                    Tried::Unknown(_) => String::new(),
                     Tried::Decides { .. } | Tried::Leaves => {
-                        let why = "it neither posts nor rejects, and no `[[route]]` matches";
-                        (Reason::ScriptFailed, why.to_owned())
+                        "it neither posts nor rejects, and no `[[route]]` matches".to_owned()
                     }
                 };
                 if expected == reason.as_str() {
