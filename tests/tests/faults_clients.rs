@@ -7,6 +7,7 @@ use std::io::Write;
 use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::Duration;
 
+use rustix::net::SendFlags;
 use rustix::net::sockopt::set_socket_linger;
 use vestibule_tests::DEADLINE;
 use vestibule_tests::load::{Load, Outcome, answer};
@@ -115,6 +116,21 @@ fn clients_that_have_said_all_are_answered() {
             let mut silent = connect(scene.faulty);
             silent.shutdown(Shutdown::Write).unwrap();
             assert_eq!(outcome(&mut silent), Outcome::Ended);
+        }
+    });
+}
+
+/// An urgent byte is not among the others unless a worker asks for it there.
+#[test]
+fn clients_that_send_urgent_data_are_answered() {
+    beside("urgent", "", |scene| {
+        for at in 0..MANY {
+            let mut stream = connect(scene.faulty);
+            let (one, two) = REQUEST.split_at(at % REQUEST.len());
+            stream.write_all(one).unwrap();
+            rustix::net::send(&stream, b"!", SendFlags::OOB).unwrap();
+            stream.write_all(two).unwrap();
+            assert_eq!(outcome(&mut stream), Outcome::Answered, "at {at}");
         }
     });
 }

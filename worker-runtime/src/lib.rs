@@ -60,6 +60,7 @@ mod link;
 mod listener;
 mod message;
 mod outbox;
+mod polled;
 pub mod privileges;
 mod report;
 mod scope;

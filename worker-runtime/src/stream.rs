@@ -2,28 +2,29 @@
 //!
 //! Made by `adopt`, held by whoever serves the connection.
 
-use std::io::{self, IoSlice};
-use std::net::SocketAddr;
+use std::io::{self, IoSlice, Write};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixStream;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use rustix::net::{AddressFamily, sockopt};
+use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpStream, UnixStream};
 
 use crate::drain::Key;
 use crate::link::Link;
-use crate::sys;
+use crate::{polled, sys};
 
-/// The socket of a connection.
+/// The socket of a connection. `get_ref` has its addresses and options.
 #[derive(Debug)]
 pub enum Socket {
     /// A client over TCP.
-    Tcp(TcpStream),
+    Tcp(AsyncFd<TcpStream>),
     /// A client of a Unix-domain listener.
-    Unix(UnixStream),
+    Unix(AsyncFd<UnixStream>),
 }
 
 impl Socket {
@@ -34,9 +35,9 @@ impl Socket {
     pub(crate) fn register(descriptor: OwnedFd, tcp: bool) -> io::Result<Self> {
         let tcp = tcp || sockopt::socket_domain(&descriptor)? != AddressFamily::UNIX;
         if tcp {
-            TcpStream::from_std(descriptor.into()).map(Self::Tcp)
+            sys::watch_tcp(descriptor.into()).map(Self::Tcp)
         } else {
-            UnixStream::from_std(descriptor.into()).map(Self::Unix)
+            sys::watch_unix(descriptor.into()).map(Self::Unix)
         }
     }
 
@@ -50,8 +51,8 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         match self {
-            Self::Tcp(stream) => stream.as_fd(),
-            Self::Unix(stream) => stream.as_fd(),
+            Self::Tcp(stream) => stream.get_ref().as_fd(),
+            Self::Unix(stream) => stream.get_ref().as_fd(),
         }
     }
 }
@@ -143,7 +144,8 @@ impl Stream {
     pub fn local_addr(&self) -> io::Result<Option<SocketAddr>> {
         match &self.socket {
             Socket::Tcp(stream) => {
-                stream.local_addr().map(vestibule_protocol::connection_info::canonical).map(Some)
+                let address = stream.get_ref().local_addr()?;
+                Ok(Some(vestibule_protocol::connection_info::canonical(address)))
             }
             Socket::Unix(_) => Ok(None),
         }
@@ -155,7 +157,7 @@ impl Stream {
     /// As `setsockopt(2)`.
     pub fn set_nodelay(&self, nodelay: bool) -> io::Result<()> {
         match &self.socket {
-            Socket::Tcp(stream) => stream.set_nodelay(nodelay),
+            Socket::Tcp(stream) => stream.get_ref().set_nodelay(nodelay),
             Socket::Unix(_) => Ok(()),
         }
     }
@@ -188,9 +190,9 @@ impl AsyncRead for Stream {
         if !this.unread.bytes.is_empty() && this.unread.read(buffer) {
             return Poll::Ready(Ok(()));
         }
-        match &mut this.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_read(cx, buffer),
-            Socket::Unix(stream) => Pin::new(stream).poll_read(cx, buffer),
+        match &this.socket {
+            Socket::Tcp(stream) => polled::read(stream, cx, buffer),
+            Socket::Unix(stream) => polled::read(stream, cx, buffer),
         }
     }
 }
@@ -201,9 +203,11 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write(cx, bytes),
-            Socket::Unix(stream) => Pin::new(stream).poll_write(cx, bytes),
+        match &self.socket {
+            Socket::Tcp(stream) => polled::write(stream, cx, bytes.len(), |mut to| to.write(bytes)),
+            Socket::Unix(stream) => {
+                polled::write(stream, cx, bytes.len(), |mut to| to.write(bytes))
+            }
         }
     }
 
@@ -212,35 +216,40 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
-            Socket::Unix(stream) => Pin::new(stream).poll_write_vectored(cx, parts),
+        let count = parts.iter().map(|part| part.len()).sum();
+        match &self.socket {
+            Socket::Tcp(stream) => {
+                polled::write(stream, cx, count, |mut to| to.write_vectored(parts))
+            }
+            Socket::Unix(stream) => {
+                polled::write(stream, cx, count, |mut to| to.write_vectored(parts))
+            }
         }
     }
 
     fn is_write_vectored(&self) -> bool {
-        match &self.socket {
-            Socket::Tcp(stream) => stream.is_write_vectored(),
-            Socket::Unix(stream) => stream.is_write_vectored(),
-        }
+        true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        match &mut self.get_mut().socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_flush(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_flush(cx),
-        }
+    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Poll::Ready(Ok(()))
     }
 
     /// Tells the client the end of what is sent; it may still send.
-    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    fn poll_shutdown(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let result = match &mut this.socket {
-            Socket::Tcp(stream) => Pin::new(stream).poll_shutdown(cx),
-            Socket::Unix(stream) => Pin::new(stream).poll_shutdown(cx),
+        let result = match &this.socket {
+            Socket::Tcp(stream) => stream.get_ref().shutdown(Shutdown::Write),
+            Socket::Unix(stream) => stream.get_ref().shutdown(Shutdown::Write),
         };
-        // The same system call again at the drop would tell the client nothing new.
-        this.ended |= matches!(result, Poll::Ready(Ok(())));
-        result
+        Poll::Ready(match result {
+            Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
+            // The client was first, or is told now: the same system call again at the drop would
+            // tell it nothing new.
+            _ => {
+                this.ended = true;
+                Ok(())
+            }
+        })
     }
 }

@@ -4,16 +4,23 @@
 
 use std::ffi::{CStr, CString};
 use std::io;
+use std::net::TcpStream;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::net::UnixStream;
 
 use rustix::io::Errno;
-use rustix::net::Shutdown;
+use rustix::net::{RecvFlags, Shutdown};
+use tokio::io::unix::AsyncFd;
+use tokio::io::{Interest, ReadBuf};
 
 /// Room for one entry of the user database: names and paths of any real system.
 const ENTRY_ROOM: usize = 16 * 1024;
 
 /// Most bytes of a security context that are asked for; the kernel's own labels are far shorter.
 const CONTEXT_ROOM: usize = 4096;
+
+/// What a connection's socket is watched for.
+const NEWS: Interest = Interest::READABLE.add(Interest::WRITABLE).add(Interest::PRIORITY);
 
 /// Takes ownership of a descriptor that this process inherited, if it is a Unix seqpacket socket.
 ///
@@ -61,6 +68,39 @@ impl Watched {
 pub(crate) fn shutdown(socket: BorrowedFd<'_>) {
     // Fails only if the client was first.
     let _ = rustix::net::shutdown(socket, Shutdown::Both);
+}
+
+/// Has the runtime watch a non-blocking socket for all that may come, urgent data included.
+///
+/// # Errors
+/// It cannot be watched; it is closed then.
+pub(crate) fn watch_tcp(socket: TcpStream) -> io::Result<AsyncFd<TcpStream>> {
+    // SAFETY: a stream of std's owns its descriptor, which is the same one until it is dropped.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, NEWS) }?)
+}
+
+/// As [`watch_tcp`], for a Unix-domain socket.
+///
+/// # Errors
+/// As [`watch_tcp`].
+pub(crate) fn watch_unix(socket: UnixStream) -> io::Result<AsyncFd<UnixStream>> {
+    // SAFETY: as in `watch_tcp`.
+    Ok(unsafe { AsyncFd::register_with_interest(socket, NEWS) }?)
+}
+
+/// Receives what there is into the rest of a buffer; returns how many bytes.
+///
+/// # Errors
+/// As `recv(2)`.
+pub(crate) fn receive(socket: BorrowedFd<'_>, buffer: &mut ReadBuf<'_>) -> io::Result<usize> {
+    // SAFETY: `recv` writes to it, and nothing that was initialized becomes uninitialized by that.
+    let room = unsafe { buffer.unfilled_mut() };
+    let ((received, _), _) = rustix::net::recv(socket, room, RecvFlags::empty())?;
+    let count = received.len();
+    // SAFETY: the kernel has just written these.
+    unsafe { buffer.assume_init(count) };
+    buffer.advance(count);
+    Ok(count)
 }
 
 /// The peer's security context (`SO_PEERSEC`), without its final NUL.

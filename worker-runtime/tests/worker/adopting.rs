@@ -4,6 +4,8 @@
 use std::os::fd::AsFd;
 use std::time::Duration;
 
+use rustix::net::SendFlags;
+
 use crate::support::{PATIENCE, Router, Said, connection, to_end};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use vestibule_protocol::codec::Codec;
@@ -404,4 +406,38 @@ async fn a_scope_over_something_else_is_refused_with_its_reason() {
     let (stream, _other) = std::os::unix::net::UnixStream::pair().unwrap();
     let error = WorkerScope::from_descriptor(stream.into()).unwrap_err();
     assert!(error.to_string().contains("no Unix seqpacket socket"), "{error}");
+}
+
+/// A read stops at an urgent byte, whatever is there behind it; nothing more comes that could wake
+/// whoever reads.
+#[tokio::test]
+async fn what_was_sent_behind_urgent_data_is_read() {
+    let (mut router, scope) = Router::and_worker();
+    let program = tokio::spawn(async move {
+        let mut texts = Vec::new();
+        for _ in 0..2 {
+            let Event::Connection { mut stream, .. } = event(&scope).await else {
+                panic!("no connection")
+            };
+            let mut text = [0; 10];
+            let read = stream.read_exact(&mut text);
+            tokio::time::timeout(PATIENCE, read).await.expect("not read").unwrap();
+            texts.push(text);
+        }
+        texts
+    });
+    router.attached(DRAIN).await;
+    let (tcp, server) = connection().await;
+    let (unix, unix_server) = tokio::net::UnixStream::pair().unwrap();
+    let servers = [server, unix_server.into_std().unwrap().into()];
+    for client in [tcp.as_fd(), unix.as_fd()] {
+        let send = |bytes: &[u8], flags| rustix::net::send(client, bytes, flags).unwrap();
+        send(b"befor", SendFlags::empty());
+        send(b"!", SendFlags::OOB);
+        send(b"after", SendFlags::empty());
+    }
+    for server in &servers {
+        router.offer(&[(server, &Data::NONE)]);
+    }
+    assert_eq!(program.await.unwrap(), [*b"beforafter"; 2]);
 }
