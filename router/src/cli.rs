@@ -195,7 +195,7 @@ pub(crate) fn main() -> ExitCode {
         }
     };
     if let Err(message) = start_log(&cli.log) {
-        eprintln!("vestibule: {message}");
+        complain(&message);
         return ExitCode::from(USAGE);
     }
     let result = match cli.command {
@@ -220,11 +220,11 @@ pub(crate) fn main() -> ExitCode {
         Command::Reload { socket } => return command(&socket, &Question::Reload {}),
         Command::Run(Run { config: Some(file), command, socket, .. }) => {
             if let Some(instead) = no_configuration(&file) {
-                eprintln!("vestibule: {instead}");
+                complain(&instead);
                 return ExitCode::from(USAGE);
             }
             if let Err(message) = beside_a_file(&matches, &command) {
-                eprintln!("vestibule: {message}");
+                complain(&message);
                 return ExitCode::from(USAGE);
             }
             crate::startup::run_file(&file, &overrides(&matches, socket.admin.as_deref(), true))
@@ -233,7 +233,7 @@ pub(crate) fn main() -> ExitCode {
         Command::Check(check) => {
             let overrides = overrides(&matches, check.admin.as_deref(), check.here);
             if let Some(instead) = no_configuration(&check.config) {
-                eprintln!("vestibule: {instead}");
+                complain(&instead);
                 return ExitCode::from(USAGE);
             }
             return match crate::check::run(&check, &overrides) {
@@ -243,14 +243,14 @@ pub(crate) fn main() -> ExitCode {
         }
         Command::Explain(explain) => {
             if let Some(instead) = no_configuration(&explain.config) {
-                eprintln!("vestibule: {instead}");
+                complain(&instead);
                 return ExitCode::from(USAGE);
             }
             return match crate::explain::run(&explain, &overrides(&matches, None, false)) {
                 Ok(()) => ExitCode::SUCCESS,
                 Err(NotExplained::Configuration) => ExitCode::from(CONFIGURATION),
                 Err(NotExplained::Usage(text)) => {
-                    eprintln!("vestibule: {text}");
+                    complain(&text);
                     ExitCode::from(USAGE)
                 }
             };
@@ -261,7 +261,7 @@ pub(crate) fn main() -> ExitCode {
     match result {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("vestibule: {}", chain(&error));
+            complain(&chain(&error));
             ExitCode::from(match error {
                 StartupError::Listen(vestibule_router::ListenError::Address(_)) => USAGE,
                 StartupError::Configuration(_)
@@ -292,7 +292,7 @@ fn asked(result: Result<ExitCode, AskError>) -> ExitCode {
         Ok(code) => return code,
         Err(error) => error,
     };
-    eprintln!("vestibule: {}", chain(&error));
+    complain(&chain(&error));
     ExitCode::from(match error {
         AskError::Nobody(_) | AskError::Refused { reason: Refusal::Stopping, .. } => UNAVAILABLE,
         AskError::Denied(_)
@@ -359,12 +359,24 @@ fn no_configuration(path: &Path) -> Option<String> {
     })
 }
 
-/// Text on a terminal, JSON lines otherwise.
+/// Says on standard error why it ends.
+fn complain(why: &str) {
+    use std::io::Write;
+    // Nobody is left to be told if that cannot be written: a full disk is no reason to panic.
+    let _ = writeln!(std::io::stderr(), "vestibule: {why}");
+}
+
+/// Text on a terminal, JSON lines otherwise. What cannot be written is lost: a full disk costs the
+/// log, and nothing else.
 fn start_log(directives: &str) -> Result<(), String> {
     use std::io::IsTerminal;
     let filter =
         EnvFilter::try_new(directives).map_err(|error| format!("--log {directives}: {error}"))?;
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        // By default it says so on standard error, too, and panics if that fails.
+        .log_internal_errors(false);
     if std::io::stderr().is_terminal() {
         log.with_target(false).compact().init();
     } else {

@@ -5,7 +5,7 @@
 //! its runtime's threads. So this goes through the C library, and then looks at every thread.
 
 use std::ffi::CString;
-use std::io;
+use std::io::{self, Write};
 
 use rustix::io::Errno;
 use rustix::thread::{CapabilitiesSecureBits, CapabilitySet, CapabilitySets};
@@ -184,7 +184,8 @@ fn check(threads: &[Thread], target: &User, already: bool) -> Result<(), &'stati
 
 /// Ends the process, which is neither what it was nor what it should be.
 fn give_up(user: &str, why: &str) -> ! {
-    eprintln!("cannot become {user:?}, and cannot go on half changed: {why}");
+    // A panic, if that cannot be written, could be caught.
+    let _ = writeln!(io::stderr(), "cannot become {user:?}, and cannot go on half changed: {why}");
     std::process::abort();
 }
 
