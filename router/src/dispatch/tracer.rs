@@ -148,6 +148,8 @@ impl About {
         }
     }
 
+    /// The same, sent on by this.
+    #[cfg(feature = "script")]
     pub(super) fn by(self, route: &str) -> Self {
         Self { route: route.to_owned(), ..self }
     }

@@ -31,6 +31,12 @@ async fn answer(
             Ok(body) => body.to_bytes(),
             Err(_) => Bytes::new(),
         },
+        // What was posted with the connection, as it came.
+        "/message" => {
+            let message = info.message();
+            let codec = format!("{:?} ", message.codec());
+            Bytes::from([codec.as_bytes(), message.as_bytes()].concat())
+        }
         _ => {
             let reqno = info.message().decode::<u64>();
             Bytes::from(format!(
