@@ -192,6 +192,8 @@ pub struct PoolSetup {
     pub settings: PoolSettings,
     /// Its slots, those that are not used any more included: a slot's place never changes.
     pub slots: Vec<SlotSetup>,
+    /// It is no more: no rule names it, and its workers finish once nobody waits for them.
+    pub leaving: bool,
 }
 
 /// One place of a pool.

@@ -69,6 +69,12 @@ impl Connection {
         self.more.get_or_insert_default().held = Some(held);
     }
 
+    /// What it takes of its peer's room.
+    #[cfg(feature = "cli")]
+    pub(crate) fn held(&self) -> Option<&crate::limits::Held> {
+        self.more.as_ref()?.held.as_ref()
+    }
+
     /// Takes the PROXY header off, see [`PausedConnection::consume_header`].
     #[cfg(feature = "cli")]
     pub(crate) fn consume_header(&mut self, length: usize, scratch: &mut [u8]) -> bool {
@@ -215,6 +221,12 @@ impl Connection {
         self.trace.rejected(Reason::Rejected);
         let prefix = self.more.map(|more| more.returned.prefix).unwrap_or_default();
         reject::redirect(self.paused, location, prefix);
+    }
+
+    /// The descriptor, on its way to another router.
+    #[cfg(feature = "cli")]
+    pub(crate) fn into_socket(self) -> std::os::fd::OwnedFd {
+        self.paused.into_descriptor()
     }
 
     pub(crate) fn restore(&self) -> Result<(), rustix::io::Errno> {

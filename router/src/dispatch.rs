@@ -10,6 +10,7 @@ mod returned;
 #[cfg(feature = "script")]
 pub(crate) mod script;
 pub(crate) mod tracer;
+mod turning;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -18,11 +19,13 @@ use tokio::sync::Notify;
 use vestibule_protocol::supervision::{InspectSetup, Setup};
 
 use self::destination::Destinations;
+pub(crate) use self::inspection::Before;
 use self::inspection::{Gate, Goal, Inspection, address};
 pub(crate) use self::returned::watch;
 #[cfg(feature = "script")]
 use self::tracer::About;
 use self::tracer::{Ruled, Tracer};
+pub(crate) use self::turning::Used;
 
 use crate::accept;
 use crate::connection::{Connection, Orders};
@@ -57,11 +60,6 @@ impl Switch {
     /// The present table.
     pub(crate) fn present(&self) -> Arc<Dispatch> {
         Arc::clone(&self.lock())
-    }
-
-    /// From now on this one.
-    pub(crate) fn turn(&self, dispatch: Dispatch) {
-        *self.lock() = Arc::new(dispatch);
     }
 
     fn lock(&self) -> MutexGuard<'_, Arc<Dispatch>> {

@@ -35,19 +35,20 @@ pub(crate) struct Limits {
     per_peer: Option<u32>,
     prefix: (u8, u8),
     rate: Option<Rate>,
-    peers: Mutex<Peers>,
+    /// What peers have of the listener, whatever the limits are that a reload brings.
+    peers: Arc<Mutex<Peers>>,
 }
 
 /// Room that a connection takes of its peer's, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct Held {
-    limits: Arc<Limits>,
+    peers: Arc<Mutex<Peers>>,
     network: Network,
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        if let Some(peer) = self.limits.peers().place(self.network) {
+        if let Some(peer) = lock(&self.peers).place(self.network) {
             peer.held = peer.held.saturating_sub(1);
         }
     }
@@ -71,7 +72,7 @@ struct Peer {
 }
 
 /// A token bucket, kept as the time at which it will be full again.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Rate {
     /// Between two connections.
     each: Duration,
@@ -107,20 +108,63 @@ impl Limits {
             per_peer: setup.per_peer,
             prefix: setup.prefix,
             rate: setup.rate.map(Rate::new),
-            peers: Mutex::new(peers),
+            peers: Arc::new(Mutex::new(peers)),
         }))
     }
 
     fn peers(&self) -> MutexGuard<'_, Peers> {
-        // Every step under the lock keeps the counts whole.
-        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.peers)
+    }
+
+    /// Goes on with what peers have by the limits before, if a peer is still the same. Another rate
+    /// begins anew: what was used up of the last one says nothing of it.
+    pub(crate) fn go_on_from(&mut self, before: &Self) {
+        if self.prefix != before.prefix {
+            return;
+        }
+        self.peers = Arc::clone(&before.peers);
+        if self.rate != before.rate {
+            self.peers().known.values_mut().for_each(|peer| peer.used_until = None);
+            self.peers().shared.iter_mut().for_each(|peer| peer.used_until = None);
+        }
+    }
+
+    /// Counts a connection that was let in before, by other limits or another router: unless it is
+    /// counted here already.
+    pub(crate) fn count(&self, peer: IpAddr, held: Option<&Held>, now: Instant) -> Option<Held> {
+        if held.is_some_and(|held| Arc::ptr_eq(&held.peers, &self.peers)) {
+            return None;
+        }
+        let network = network(peer, self.prefix);
+        let mut peers = self.peers();
+        peers.make_room(network, now);
+        peers.place(network)?.held += 1;
+        Some(Held { peers: Arc::clone(&self.peers), network })
+    }
+
+    /// How much of its rate each peer has used up, as a time: for the next router.
+    pub(crate) fn used(&self, now: Instant) -> Vec<(IpAddr, Duration)> {
+        let ahead = |(network, peer): (&Network, &Peer)| {
+            let ahead = peer.used_until?.checked_duration_since(now)?;
+            Some((*network, ahead))
+        };
+        self.peers().known.iter().filter_map(ahead).collect()
+    }
+
+    /// Takes what the router before this one has said of a peer.
+    pub(crate) fn has_used(&self, network: Network, ahead: Duration, now: Instant) {
+        let mut peers = self.peers();
+        peers.make_room(network, now);
+        if let Some(peer) = peers.place(network) {
+            peer.used_until = peer.used_until.max(now.checked_add(ahead));
+        }
     }
 
     /// Lets a connection in, or says why not.
     ///
     /// # Errors
     /// `TooMany` or `RateLimited`. One that is not let in uses up nothing.
-    pub(crate) fn admit(self: &Arc<Self>, peer: IpAddr, now: Instant) -> Result<Held, Reason> {
+    pub(crate) fn admit(&self, peer: IpAddr, now: Instant) -> Result<Held, Reason> {
         let network = network(peer, self.prefix);
         let mut peers = self.peers();
         peers.make_room(network, now);
@@ -138,8 +182,13 @@ impl Limits {
         }
         peer.held += 1;
         drop(peers);
-        Ok(Held { limits: Arc::clone(self), network })
+        Ok(Held { peers: Arc::clone(&self.peers), network })
     }
+}
+
+fn lock(peers: &Mutex<Peers>) -> MutexGuard<'_, Peers> {
+    // Every step under the lock keeps the counts whole.
+    peers.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Peers {
@@ -265,6 +314,51 @@ mod tests {
         let _next = limits.admit(address("198.51.100.1"), later).unwrap();
         assert_eq!(limits.peers().known.len(), 1);
         assert!(limits.peers().shared.iter().all(|peer| peer.held == 0));
+    }
+
+    #[test]
+    fn other_limits_go_on_with_what_peers_have() {
+        let now = Instant::now();
+        let peer = address("192.0.2.1");
+        let before = Limits::new(&setup(Some(3), Some((10, 2)))).unwrap();
+        let held: Vec<_> = (0..2).map(|_| before.admit(peer, now).unwrap()).collect();
+        assert_eq!(before.admit(peer, now).unwrap_err(), Reason::RateLimited);
+        let next = |setup: LimitSetup| {
+            let mut next = Arc::into_inner(Limits::new(&setup).unwrap()).unwrap();
+            next.go_on_from(&before);
+            next
+        };
+        let same = next(setup(Some(3), Some((10, 2))));
+        assert_eq!(same.admit(peer, now).unwrap_err(), Reason::RateLimited);
+        // It is counted already.
+        assert!(same.count(peer, held.first(), now).is_none());
+        let fewer = next(setup(Some(2), Some((10, 2))));
+        assert_eq!(fewer.admit(peer, now + SECOND).unwrap_err(), Reason::TooMany);
+        let faster = next(setup(Some(3), Some((1000, 2))));
+        let third = faster.admit(peer, now).unwrap();
+        assert_eq!(faster.admit(peer, now).unwrap_err(), Reason::TooMany);
+        drop((held, third));
+        let _first = before.admit(peer, now + SECOND).unwrap();
+        let wider = next(LimitSetup { prefix: (24, 64), ..setup(Some(1), None) });
+        let again = wider.count(peer, None, now).unwrap();
+        assert_eq!(wider.admit(address("192.0.2.9"), now).unwrap_err(), Reason::TooMany);
+        drop(again);
+        assert!(wider.admit(peer, now).is_ok());
+    }
+
+    #[test]
+    fn another_router_goes_on_with_the_rates() {
+        let now = Instant::now();
+        let peer = address("192.0.2.1");
+        let limits = || Limits::new(&setup(None, Some((1, 5)))).unwrap();
+        let (before, next) = (limits(), limits());
+        let come =
+            |limits: &Limits, now| (0..9).filter(|_| limits.admit(peer, now).is_ok()).count();
+        assert_eq!(come(&before, now), 5);
+        for (network, ahead) in before.used(now + SECOND * 2) {
+            next.has_used(network, ahead, now + SECOND * 2);
+        }
+        assert_eq!(come(&next, now + SECOND * 2), 2);
     }
 
     #[test]

@@ -125,6 +125,10 @@ struct Router {
     listeners: Listeners,
     /// What becomes of each pool's events; ends with the pool.
     watching: JoinSet<u32>,
+    /// Tables that others have replaced, and that may still decide about somebody.
+    replaced: Vec<Arc<Dispatch>>,
+    /// Waits for one of them.
+    deciding: JoinSet<()>,
     /// Pools that are no more, as soon as nothing comes for them from a listener that is no more.
     removed: Vec<u32>,
     /// What is passed on by the router before this one.
@@ -160,6 +164,8 @@ impl Router {
             sockets: BTreeMap::new(),
             listeners: Listeners::default(),
             watching: JoinSet::new(),
+            replaced: Vec::new(),
+            deciding: JoinSet::new(),
             removed: Vec::new(),
             inheritance: None,
             end: None,
@@ -188,6 +194,7 @@ impl Router {
                 },
                 Some(message) = self.told.recv() => self.tell(message),
                 Some(listener) = self.listeners.next_end() => self.listener_ended(listener),
+                Some(_) = self.deciding.join_next() => self.look_at_replaced(),
                 Some(pool) = self.watching.join_next() => {
                     if let Ok(pool) = pool {
                         tracing::info!(pool, "a removed pool is empty");
@@ -262,18 +269,19 @@ impl Router {
             inheritance.take_in(self.ports.pools(), &self.switch).await;
         }
         self.listen();
+        // Pools that had gone before this router came.
+        self.look_at_replaced();
         self.tell(FromRouter::Accepting);
     }
 
     fn listener_ended(&mut self, listener: u32) {
         tracing::info!(listener, "nothing is accepted from a listener any more");
-        if !self.listeners.are_drying() {
-            self.finish_removed();
-        }
+        self.look_at_replaced();
     }
 
     /// Nothing is accepted any more: what workers have is all there is.
     fn finish(&mut self) {
+        self.replaced.iter().for_each(|table| table.end_inspections());
         self.switch.present().end_inspections();
         for pool in self.ports.pools().values() {
             pool.step(|core| {

@@ -40,6 +40,7 @@ pub mod point_07_what_was_transferred_cannot_be_used_afterwards;
 pub mod process;
 pub mod refuse;
 pub mod scene;
+pub mod sockets;
 pub mod user;
 pub mod world;
 

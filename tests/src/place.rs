@@ -69,10 +69,13 @@ impl Place {
         answer["text"].as_str().unwrap().to_owned()
     }
 
-    /// Writes another configuration and has it read; what is said to be different.
+    /// Writes another configuration and has it read; what is said to be different. The router has become
+    /// it: it is told and asked over one channel. Another one may still be to take over.
     pub fn reload(&self, text: &str) -> String {
         self.config(text);
-        self.order(&json!({"command": "reload"}))
+        let said = self.order(&json!({"command": "reload"}));
+        self.status();
+        said
     }
 
     /// How it goes.

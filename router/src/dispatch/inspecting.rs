@@ -43,7 +43,19 @@ impl Dispatch {
         };
         let now = Instant::now();
         let deadline = now.checked_add(self.timeout).unwrap_or(now);
-        let mut inspection = Inspection::new(connection, listener, gate, goal, deadline);
+        self.begin(state, Inspection::new(connection, listener, gate, goal, deadline), now);
+    }
+
+    /// The first look.
+    pub(super) fn begin(
+        self: &Arc<Self>,
+        state: &mut State,
+        mut inspection: Inspection,
+        now: Instant,
+    ) {
+        let Some(gate) = self.gates.get(inspection.listener as usize) else {
+            return self.refuse(inspection, Reason::UnknownFact);
+        };
         match inspection.advance(gate, &self.table, &mut state.buffer, now, None) {
             Progress::Ready => self.decided(state, inspection),
             Progress::Refused(reason) => self.refuse(inspection, reason),
@@ -82,12 +94,9 @@ impl Dispatch {
         }
     }
 
-    fn refuse(&self, mut inspection: Inspection, reason: Reason) {
+    pub(super) fn refuse(&self, mut inspection: Inspection, reason: Reason) {
         inspection.restore();
-        #[cfg(feature = "script")]
-        if let (Goal::Speech(ticket), Some(script)) = (inspection.goal, &self.script) {
-            script.forget(ticket);
-        }
+        self.forget(inspection.goal);
         self.reject(inspection.connection, Rejection::because(reason));
     }
 
@@ -112,27 +121,7 @@ impl Dispatch {
         }
     }
 
-    /// Turns away whoever is being looked at: nothing is accepted any more.
-    pub(crate) fn end_inspections(&self) {
-        let mut state = self.state();
-        while let Some(inspection) = state.waiting.take_any() {
-            self.refuse(inspection, Reason::ShuttingDown);
-        }
-    }
-
-    /// Waits until nobody is looked at any more: each has a deadline.
-    pub(crate) async fn all_decided(self: Arc<Self>) {
-        loop {
-            let decided = self.decided.notified();
-            if self.state().waiting.len() == 0 {
-                return;
-            }
-            decided.await;
-        }
-    }
-
-    /// Follows what clients say that are looked at, until there is none left: a table that another one
-    /// has replaced decides about those whom it began to look at.
+    /// Follows what clients say that are looked at, until there is none left.
     async fn follow(self: Arc<Self>) {
         loop {
             let next = {

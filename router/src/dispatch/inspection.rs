@@ -58,6 +58,28 @@ impl Gate {
         self.proxies.is_some()
     }
 
+    /// Peers have what they had by this gate, which was the listener's before.
+    pub(super) fn go_on_from(&mut self, before: &Self) {
+        if let (Some(limits), Some(before)) = (&mut self.limits, &before.limits)
+            && let Some(limits) = Arc::get_mut(limits)
+        {
+            limits.go_on_from(before);
+        }
+    }
+
+    pub(super) fn limits(&self) -> Option<&Limits> {
+        self.limits.as_deref()
+    }
+
+    /// Counts a connection of a peer's that was let in by another gate.
+    pub(super) fn count(&self, connection: &mut Connection, now: Instant) {
+        if let (Some(limits), Some(peer)) = (&self.limits, address(connection))
+            && let Some(held) = limits.count(peer, connection.held(), now)
+        {
+            connection.hold(held);
+        }
+    }
+
     fn expects_header(&self, peer: Option<IpAddr>) -> bool {
         self.proxies.as_ref().zip(peer).is_some_and(|(proxies, peer)| proxies.contains(peer))
     }
@@ -97,6 +119,18 @@ pub(super) struct Inspection {
     stage: Stage,
     attention: Attention,
     pub(super) deadline: Instant,
+}
+
+/// A connection that was looked at, by a table that decides no more.
+#[derive(Debug)]
+pub(crate) struct Before {
+    pub(crate) connection: Connection,
+    /// Its PROXY header is taken off, if it had to have one, and its peer's limits have let it in.
+    pub(crate) admitted: bool,
+    /// What that header said.
+    pub(crate) announced: Option<Box<Announced>>,
+    /// Until when it may show what a rule must see.
+    pub(crate) deadline: Instant,
 }
 
 /// What comes next.
@@ -169,6 +203,30 @@ impl Inspection {
             stage,
             attention: Attention::new(),
             deadline,
+        }
+    }
+
+    /// Begins again with one that was looked at by another table, or by another router: what was taken
+    /// off stays so, and whoever was let in stays in.
+    pub(super) fn again(before: Before, listener: u32, gate: &Gate, goal: Goal) -> Self {
+        let Before { connection, admitted, announced, deadline } = before;
+        let mut this = Self::new(connection, listener, gate, goal, deadline);
+        if admitted {
+            this.stage = Stage::Rules;
+            gate.count(&mut this.connection, Instant::now());
+        }
+        this.known.announced = announced;
+        this
+    }
+
+    /// What is left of it for another table, or another router.
+    pub(super) fn into_before(mut self) -> Before {
+        self.restore();
+        Before {
+            connection: self.connection,
+            admitted: self.stage == Stage::Rules,
+            announced: self.known.announced,
+            deadline: self.deadline,
         }
     }
 

@@ -6,12 +6,14 @@
 
 use std::net::IpAddr;
 
+use serde::{Deserialize, Serialize};
+
 use super::label::Label;
 use super::request::HttpHead;
 use crate::reject::Reason;
 
 /// One thing that may be known about a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Fact<T> {
     /// It is this.
     Known(T),
@@ -66,7 +68,7 @@ impl<T> From<Option<T>> for Fact<T> {
 }
 
 /// Why a fact cannot be told.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub enum Cause {
     /// The client did not show it within `inspect-timeout`.
     TimedOut,
@@ -114,7 +116,7 @@ pub struct Credentials {
 }
 
 /// What a TLS client's first message shows (RFC 8446 4.1.2).
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ClientHello {
     /// The name that it asks for (RFC 6066 3): in lower case, without a dot at its end
     /// ([`super::normal::host`]). Unknown where it is encrypted.

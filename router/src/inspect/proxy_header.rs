@@ -4,6 +4,7 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
 use vestibule_protocol::connection_info::canonical;
 
 use super::facts::{Cause, ClientHello, Fact};
@@ -53,7 +54,7 @@ pub enum Sender {
 }
 
 /// What a proxy saw of its client's TLS, and how it calls the connection.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Announced {
     /// The name and the protocol of the TLS that the proxy ended, if it did.
     pub tls: Option<ClientHello>,

@@ -146,6 +146,11 @@ impl<T: AsFd> Waiting<T> {
         self.places.get(*at).map(|place| place.token(*at))
     }
 
+    /// Takes out whoever of a listener waits longest.
+    pub(crate) fn take_oldest(&mut self, listener: u32) -> Option<T> {
+        self.take(self.oldest(listener)?)
+    }
+
     /// The listener of which most wait, if anybody does.
     pub(crate) fn fullest(&self) -> Option<u32> {
         let waits = self.counts.iter().filter(|(_, count)| **count > 0);

@@ -27,10 +27,10 @@ impl Router {
         let setup = &self.setup;
         self.listeners
             .dry_others(|id| setup.listeners.iter().any(|listener| listener.id == id), &before);
+        self.listeners.set_defer(&self.switch.present());
         self.listen();
-        if !self.listeners.are_drying() {
-            self.finish_removed();
-        }
+        self.replaced.push(before);
+        self.look_at_replaced();
         self.tell(FromRouter::Changed);
     }
 
@@ -60,9 +60,9 @@ impl Router {
                 self.watching.spawn(dispatch::watch(setup.id, pool, metrics, switch));
             }
         }
-        let gone = self.ports.pools().keys().filter(|id| {
-            setup.pools.iter().all(|pool| pool.id != **id) && !self.removed.contains(*id)
-        });
+        let stays = |id: u32| setup.pools.iter().any(|pool| pool.id == id && !pool.leaving);
+        let gone = self.ports.pools().keys();
+        let gone = gone.filter(|id| !stays(**id) && !self.removed.contains(*id));
         let gone: Vec<_> = gone.copied().collect();
         self.removed.extend(gone);
         self.switch.turn(dispatch);
@@ -93,8 +93,25 @@ impl Router {
         }
     }
 
+    /// A table that was replaced still decides about clients of listeners that are no more; once it has,
+    /// nothing comes for removed pools any more.
+    pub(super) fn look_at_replaced(&mut self) {
+        if self.listeners.are_drying() {
+            return;
+        }
+        self.replaced.retain(|table| table.looks());
+        match self.replaced.first() {
+            None => self.finish_removed(),
+            Some(table) if self.deciding.is_empty() => {
+                self.deciding.spawn(Arc::clone(table).all_decided());
+            }
+            // It is looked at when the one before has decided.
+            Some(_) => {}
+        }
+    }
+
     /// Nothing comes for removed pools any more: once nobody waits, their workers finish.
-    pub(super) fn finish_removed(&mut self) {
+    fn finish_removed(&mut self) {
         for id in self.removed.drain(..) {
             if let Some(pool) = self.ports.pools().get(&id) {
                 pool.step(|core| core.finish_when_idle());

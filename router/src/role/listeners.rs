@@ -21,8 +21,8 @@ pub(super) struct Listeners {
 /// What a listener's task does.
 #[derive(Clone)]
 enum Course {
-    /// It accepts.
-    On,
+    /// It accepts; whether the kernel keeps clients until they have said something.
+    On { defer: bool },
     /// It takes what the kernel has accepted already, for closing the socket would reset it, and
     /// ends. By the table that is given, if the present one does not know the listener any more.
     Dry(Option<Arc<Dispatch>>),
@@ -35,9 +35,9 @@ impl Listeners {
     pub(super) fn begin(&mut self, id: u32, name: &str, socket: OwnedFd, switch: &Arc<Switch>) {
         match Listener::from_socket(socket) {
             Ok(socket) => {
-                // Where it cannot be had, silent clients are looked at a little more often.
-                let _ = tcp::defer_accept(socket.as_fd(), switch.present().hears(id));
-                let (course, told) = watch::channel(Course::On);
+                let defer = switch.present().hears(id);
+                defer_accept(&socket, defer);
+                let (course, told) = watch::channel(Course::On { defer });
                 let switch = Arc::clone(switch);
                 self.tasks.spawn(accept(socket.named(name), id, switch, told));
                 self.courses.insert(id, course);
@@ -47,14 +47,25 @@ impl Listeners {
     }
 
     pub(super) fn has(&self, id: u32) -> bool {
-        self.courses.get(&id).is_some_and(|course| matches!(*course.borrow(), Course::On))
+        self.courses.get(&id).is_some_and(|course| matches!(*course.borrow(), Course::On { .. }))
+    }
+
+    /// By another table clients may have to be heard who had not, or the reverse.
+    pub(super) fn set_defer(&self, table: &Dispatch) {
+        for (id, course) in &self.courses {
+            let hears = table.hears(*id);
+            course.send_if_modified(|course| match course {
+                Course::On { defer } => std::mem::replace(defer, hears) != hears,
+                Course::Dry(_) | Course::Leave => false,
+            });
+        }
     }
 
     /// Those that accept and are not among these are accepted dry, by this table.
     pub(super) fn dry_others(&mut self, stay: impl Fn(u32) -> bool, table: &Arc<Dispatch>) {
         for course in self.courses.iter().filter(|(id, _)| !stay(**id)).map(|(_, course)| course) {
             course.send_if_modified(|course| {
-                let on = matches!(course, Course::On);
+                let on = matches!(course, Course::On { .. });
                 if on {
                     *course = Course::Dry(Some(Arc::clone(table)));
                 }
@@ -67,7 +78,7 @@ impl Listeners {
     pub(super) fn dry_all(&mut self) {
         for course in self.courses.values() {
             course.send_if_modified(|course| {
-                let on = matches!(course, Course::On);
+                let on = matches!(course, Course::On { .. });
                 if on {
                     *course = Course::Dry(None);
                 }
@@ -80,7 +91,7 @@ impl Listeners {
     pub(super) fn leave_all(&mut self) {
         for course in self.courses.values() {
             course.send_if_modified(|course| {
-                let on = matches!(course, Course::On);
+                let on = matches!(course, Course::On { .. });
                 if on {
                     *course = Course::Leave;
                 }
@@ -111,6 +122,11 @@ impl Listeners {
     }
 }
 
+fn defer_accept(listener: &Listener, defer: bool) {
+    // Where it cannot be had, silent clients are looked at a little more often.
+    let _ = tcp::defer_accept(listener.as_fd(), defer);
+}
+
 async fn accept(
     mut listener: Listener,
     id: u32,
@@ -121,7 +137,10 @@ async fn accept(
     loop {
         tokio::select! {
             biased;
-            _ = course.changed() => break,
+            _ = course.changed() => match *course.borrow_and_update() {
+                Course::On { defer } => defer_accept(&listener, defer),
+                Course::Dry(_) | Course::Leave => break,
+            },
             result = listener.accept_burst(&mut burst) => {
                 if let Err(error) = result {
                     tracing::error!(%error, "a listener is unusable");
@@ -141,7 +160,7 @@ async fn accept(
     let table = match &*course.borrow() {
         Course::Dry(Some(table)) => Arc::clone(table),
         Course::Dry(None) => switch.present(),
-        Course::On | Course::Leave => {
+        Course::On { .. } | Course::Leave => {
             // What the last turn took is not for somebody else.
             switch.present().hand_over(id, &mut burst);
             return id;

@@ -1,6 +1,7 @@
 //! What a pool's balance hangs on: the key of a connection, found out once, before it waits for
 //! anybody.
 
+use serde::{Deserialize, Serialize};
 use vestibule_protocol::supervision::Balance;
 
 use crate::inspect::{Fact, Facts};
@@ -26,7 +27,7 @@ pub enum KeySource {
 }
 
 /// Which worker a connection belongs to.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Affinity {
     /// The same for the same bytes.
     Key(Box<[u8]>),

@@ -219,6 +219,7 @@ fn setup(shape: Shape) -> Setup {
             counters: 0,
             name: "app".into(),
             settings,
+            leaving: false,
             slots: (1..=shape.workers).map(slot).collect(),
         }],
         listeners: (0..shape.listeners).map(listener).collect(),

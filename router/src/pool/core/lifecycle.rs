@@ -139,6 +139,9 @@ impl Core {
     /// The pool goes: once nobody waits for its workers any more, they finish what they have.
     #[cfg(feature = "cli")]
     pub(crate) fn finish_when_idle(&mut self) {
+        if self.removed {
+            return;
+        }
         self.last_calls = true;
         self.removed = true;
         self.signals.changed = true;

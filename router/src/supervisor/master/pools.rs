@@ -87,13 +87,14 @@ impl Pool {
 
     /// For a router. Its place among the counters is its number: what is beyond the page is not
     /// counted.
-    pub(super) fn setup(&self, table: &ProcessTable) -> PoolSetup {
+    pub(super) fn setup(&self, table: &ProcessTable, leaving: bool) -> PoolSetup {
         PoolSetup {
             id: self.id,
             counters: self.id,
             name: self.name().to_owned(),
             settings: self.options.settings(),
             slots: table.slots(self.id),
+            leaving,
         }
     }
 }

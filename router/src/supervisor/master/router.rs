@@ -137,14 +137,15 @@ impl Master {
     }
 
     pub(super) fn setup(&self) -> Setup {
-        // Those that leave are named by no rule; their workers are still to be spoken to.
-        let pools = self.pools.iter().chain(&self.leaving);
+        let pools = self.pools.iter().map(|pool| pool.setup(&self.table, false));
+        // Rules name those above by their places.
+        let leaving = self.leaving.iter().map(|pool| pool.setup(&self.table, true));
         Setup {
             epoch: self.epoch,
             parent: std::process::id(),
             identity: self.identity,
             ticket_key: self.ticket_key,
-            pools: pools.map(|pool| pool.setup(&self.table)).collect(),
+            pools: pools.chain(leaving).collect(),
             listeners: self.listeners.iter().map(|listening| listening.setup.clone()).collect(),
             inspect: self.inspect,
             rules: self.rules.clone(),

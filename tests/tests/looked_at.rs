@@ -1,0 +1,410 @@
+//! Clients that have not said yet what a rule must see, while everything changes around them: each is
+//! decided by what there is when it has, and nothing that it sent is lost.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing,
+    reason = "a test fails by panicking"
+)]
+
+use std::net::IpAddr;
+
+use serde_json::Value;
+use vestibule_tests::master::Master;
+use vestibule_tests::place::Place;
+use vestibule_tests::world::until;
+use vestibule_tests::{Client, process};
+
+const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
+
+/// Of each kind.
+const EACH: usize = 20;
+
+fn is_root() -> bool {
+    rustix::process::geteuid().is_root()
+}
+
+fn pool(name: &str) -> String {
+    let user = if is_root() { "user = 'root'" } else { "" };
+    format!("[[pool]]\nname = '{name}'\ncommand = [{WORKER:?}, 'recv']\nworkers = 1\n{user}\n")
+}
+
+fn route(name: &str, matches: &str, target: &str) -> String {
+    format!("[[route]]\nname = '{name}'\n{matches}\n{target}\n")
+}
+
+/// 127.0.0.2 is a proxy.
+fn listener(more: &str) -> String {
+    format!(
+        "[[listener]]\nname = 'web'\naddress = '127.0.0.1:0'\nproxy-protocol = ['127.0.0.2']\n{more}\n"
+    )
+}
+
+fn start(place: &Place, text: &str) -> Master {
+    let mut command = place.vestibule(WORKER);
+    command.arg(place.config(text));
+    let master = Master::launch(command);
+    place.until("every worker is ready", |status| status["health"] == "healthy");
+    master
+}
+
+fn sized(bytes: &[u8]) -> Vec<u8> {
+    [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
+}
+
+/// A hello of TLS 1.2 with this name, and what makes the test's worker send all of it back.
+fn hello(name: &str) -> Vec<u8> {
+    let entry = [&[0][..], &sized(name.as_bytes())].concat();
+    let extensions = [&[0, 0][..], &sized(&sized(&entry))].concat();
+    let suites = sized(&[0x13, 0x01]);
+    let body = [&[3, 3][..], &[7; 32], &[0], &suites, &[1, 0], &sized(&extensions)].concat();
+    let handshake = [&[1, 0][..], &sized(&body)].concat();
+    [&[0x16, 3, 1][..], &sized(&handshake), b" /bytes \r\n\r\n"].concat()
+}
+
+fn head(host: &str) -> Vec<u8> {
+    format!("POST /bytes HTTP/1.1\r\nhost: {host}\r\nx-more: {}\r\n\r\n", "m".repeat(300)).into()
+}
+
+/// What a proxy says first of a client that asked it for this name by TLS.
+fn header_of_tls(name: &str) -> Vec<u8> {
+    let more = [&[2][..], &sized(name.as_bytes())].concat();
+    let addresses = [192, 0, 2, 7, 192, 0, 2, 1, 0, 1, 0, 2];
+    [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11"[..], &sized(&[&addresses[..], &more].concat())].concat()
+}
+
+/// A client that has said a part.
+struct Half {
+    client: Client,
+    rest: Vec<u8>,
+    /// What its worker is to read.
+    reads: Vec<u8>,
+}
+
+impl Half {
+    fn of(master: &Master, source: &str, header: &[u8], said: &[u8], cut: usize) -> Self {
+        let mut client = Client::connect_from(source.parse::<IpAddr>().unwrap(), master.address());
+        let all = [header, said].concat();
+        client.send(&all[..cut]);
+        Self { client, rest: all[cut..].to_vec(), reads: said.to_vec() }
+    }
+
+    /// It says the rest, and gets back from its worker all that was for it.
+    fn is_served(mut self) {
+        self.client.send(&self.rest);
+        self.client.finish();
+        let answer = self.client.answer();
+        assert_eq!(answer.status, 200, "{:?} {:?}", answer.headers, answer.text());
+        assert!(answer.body == self.reads, "a byte was lost or made up");
+    }
+
+    /// It says the rest, if it is still heard: the status of the answer, if there is one.
+    fn outcome(mut self) -> Option<u16> {
+        self.client.try_send(&self.rest);
+        self.client.try_finish();
+        self.client.try_answer().ok().map(|answer| answer.status)
+    }
+}
+
+/// Clients that have said half of something, of every kind.
+fn crowd(master: &Master) -> Vec<Half> {
+    const TEXT: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n";
+    let announced = header_of_tls("announced.example");
+    let (head, hello) = (head("a.example"), hello("a.example"));
+    let mut all = Vec::new();
+    for number in 0..EACH {
+        all.extend([
+            Half::of(master, "127.0.0.1", b"", &head, 0),
+            Half::of(master, "127.0.0.1", b"", &head, 30 + number * 10),
+            Half::of(master, "127.0.0.1", b"", &hello, 20 + number),
+            Half::of(master, "127.0.0.2", TEXT, &head, TEXT.len() / 2),
+            Half::of(master, "127.0.0.2", TEXT, &head, TEXT.len() + number),
+            Half::of(master, "127.0.0.2", TEXT, &hello, TEXT.len() + 20 + number),
+            Half::of(master, "127.0.0.2", &announced, &head, 10),
+            Half::of(master, "127.0.0.2", &announced, &head, announced.len() + number),
+        ]);
+    }
+    all
+}
+
+/// Waits until so many are accepted. The kernel keeps silent ones for a second or two.
+fn accepted(master: &Master, count: usize) {
+    until("all are accepted", || master.accepted_and_acknowledged().0 == count as u64);
+}
+
+fn rejections(status: &Value) -> u64 {
+    let rejected = status["connections"]["rejected"].as_object().unwrap();
+    rejected.values().map(|count| count.as_u64().unwrap()).sum()
+}
+
+const LONG: &str = "inspect-timeout = '60s'\n";
+
+/// What was announced by a proxy is known, and everybody's host or name is.
+fn rules() -> String {
+    [
+        route("announced", "sni = 'announced.example'\nhost = 'a.example'", "pool = 'app'"),
+        // First: of TLS clients no host can be told, and then nothing further is asked.
+        route("name", "sni = 'a.example'", "pool = 'app'"),
+        route("host", "host = 'a.example'", "pool = 'app'"),
+        route("rest", "", "reject = 418"),
+    ]
+    .concat()
+}
+
+#[test]
+fn another_router_goes_on_with_clients_that_are_looked_at() {
+    if !is_root() {
+        // Routers of an ordinary user are that user: there is no planned change.
+        return an_ordinary_users_router_stays();
+    }
+    let place = Place::new();
+    let text = |user: u32, limits: &str| {
+        format!("[router]\nuser = '{user}'\n{LONG}{}{}{}", listener(limits), pool("app"), rules())
+    };
+    let mut master = start(&place, &text(61_400, ""));
+    let mut before = 0;
+    for change in 1..=2u32 {
+        let crowd = crowd(&master);
+        before += crowd.len();
+        accepted(&master, before);
+        let router = master.router();
+        let said = place.reload(&text(61_400 + change, ""));
+        assert!(said.contains("router: another user"), "{said}");
+        place.until("the next router accepts", |status| {
+            status["router"]["epoch"] == change + 1 && status["health"] == "healthy"
+        });
+        until("the router before it has ended", || process::is_gone(router));
+        println!("{} clients that had said a part go on with router {}", crowd.len(), change + 1);
+        crowd.into_iter().for_each(Half::is_served);
+    }
+    let status = place.status();
+    assert_eq!(rejections(&status), 0, "{status:#}");
+    assert_eq!(status["connections"]["accepted"], before);
+    // Who was announced has its route: the header's facts went along with who had sent it whole.
+    let announced = header_of_tls("announced.example");
+    let asks = b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";
+    let half = Half::of(&master, "127.0.0.2", &announced, asks, announced.len() + 9);
+    accepted(&master, before + 1);
+    place.reload(&text(61_499, ""));
+    place.until("the next router accepts", |status| {
+        status["router"]["epoch"] == 4 && status["health"] == "healthy"
+    });
+    let Half { mut client, rest, .. } = half;
+    client.send(&rest);
+    let answer = client.answer();
+    assert_eq!(
+        (answer.field("route"), answer.field("peer")),
+        ("announced".into(), "192.0.2.7:1".into())
+    );
+    drop(client);
+    master.stop();
+}
+
+/// What there is to say where nobody can become another user.
+fn an_ordinary_users_router_stays() {
+    let place = Place::new();
+    let text = format!("{}{}{}", listener(""), pool("app"), rules());
+    let master = start(&place, &text);
+    place.config(&format!("[router]\nuser = '61400'\n{text}"));
+    let answer = place.ask(&serde_json::json!({"command": "reload"}));
+    assert_eq!(answer["reason"], "configuration", "{answer}");
+    assert_eq!(place.status()["router"]["epoch"], 1);
+    master.stop();
+}
+
+#[test]
+fn bounds_count_whoever_is_looked_at_after_another_router_or_table_took_over() {
+    const BOUND: usize = 10;
+    let place = Place::new();
+    let limits = |inspecting: usize, per_peer: usize| {
+        format!("limits = {{ inspecting = {inspecting}, per-peer = {per_peer} }}")
+    };
+    let user = |uid: u32| if is_root() { format!("user = '{uid}'\n") } else { String::new() };
+    let text = |uid: u32, limits: &str, more: &str| {
+        let router = format!("[router]\n{}{LONG}", user(uid));
+        format!("{router}{}{}{more}{}", listener(limits), pool("app"), rules())
+    };
+    let more = route("more", "host = 'b.example'", "reject = 404");
+    let master = start(&place, &text(61_400, &limits(BOUND, 1_000), ""));
+    let half = |source: &str| Half::of(&master, source, b"", &head("a.example"), 40);
+    let crowd: Vec<_> = (0..BOUND).map(|_| half("127.0.0.9")).collect();
+    accepted(&master, BOUND);
+    // Another table, and for root another router.
+    place.reload(&text(61_401, &limits(BOUND, 1_000), &more));
+    let epoch = if is_root() { 2 } else { 1 };
+    place.until("it has taken over", |status| {
+        status["router"]["epoch"] == epoch && status["health"] == "healthy"
+    });
+    assert_eq!(rejections(&place.status()), 0);
+    // One too many drives out who is silent for longest.
+    let late = half("127.0.0.9");
+    accepted(&master, BOUND + 1);
+    let mut crowd = crowd.into_iter();
+    let mut oldest = crowd.next().unwrap();
+    let answer = oldest.client.answer();
+    assert_eq!(answer.header("vestibule-reason"), Some("too-many"));
+    // With a bound for each peer in the next table, those that are there count.
+    place.reload(&text(61_401, &limits(BOUND, BOUND), &more));
+    let mut refused = half("127.0.0.9");
+    assert_eq!(refused.client.answer().header("vestibule-reason"), Some("too-many"));
+    place.reload(&text(61_402, &limits(BOUND + 1, BOUND), ""));
+    place.until("it has taken over", |status| {
+        status["router"]["epoch"] == 2 * epoch - 1 && status["health"] == "healthy"
+    });
+    let mut refused = half("127.0.0.9");
+    assert_eq!(refused.client.answer().header("vestibule-reason"), Some("too-many"));
+    crowd.for_each(Half::is_served);
+    late.is_served();
+    until("as many are looked at again, when those have given their places back", || {
+        let again: Vec<_> = (0..BOUND).map(|_| half("127.0.0.9")).collect();
+        again.into_iter().map(Half::outcome).filter(|status| *status == Some(200)).count() == BOUND
+    });
+    master.stop();
+}
+
+#[test]
+fn a_rate_goes_on_over_a_reload_and_another_router() {
+    let place = Place::new();
+    let user = |uid: u32| if is_root() { format!("user = '{uid}'\n") } else { String::new() };
+    let text = |uid: u32, rate: &str, status: u16| {
+        let limits = format!("limits = {{ rate = '{rate}', burst = 5 }}");
+        let rules = route("all", "", &format!("reject = {status}"));
+        format!("[router]\n{}{}{}{rules}", user(uid), listener(&limits), pool("app"))
+    };
+    let master = start(&place, &text(61_400, "1/h", 410));
+    let come = |source: &str| -> u16 {
+        let mut client = Client::connect_from(source.parse::<IpAddr>().unwrap(), master.address());
+        client.ask("/");
+        client.answer().status
+    };
+    assert_eq!([(); 3].map(|()| come("127.0.0.9")), [410; 3]);
+    place.reload(&text(61_400, "1/h", 411));
+    assert_eq!([(); 3].map(|()| come("127.0.0.9")), [411, 411, 429]);
+    place.reload(&text(61_401, "1/h", 412));
+    let epoch = if is_root() { 2 } else { 1 };
+    place.until("it has taken over", |status| {
+        status["router"]["epoch"] == epoch && status["health"] == "healthy"
+    });
+    assert_eq!([(); 2].map(|()| come("127.0.0.9")), [429; 2]);
+    assert_eq!(come("127.0.0.11"), 412);
+    // Another rate begins anew.
+    place.reload(&text(61_401, "2/h", 413));
+    assert_eq!(come("127.0.0.9"), 413);
+    master.stop();
+}
+
+#[test]
+fn whoever_is_looked_at_is_decided_by_the_rules_that_a_reload_brings() {
+    let place = Place::new();
+    let text = |pools: &[&str], rules: &str| {
+        let pools: String = pools.iter().map(|name| pool(name)).collect();
+        format!("[router]\n{LONG}{}{pools}{rules}", listener(""))
+    };
+    let first = route("a", "sni = 'a.example'", "pool = 'former'")
+        + &route("b", "host = 'a.example'", "pool = 'former'")
+        + &route("rest", "", "pool = 'former'");
+    let master = start(&place, &text(&["former"], &first));
+    let (one, other) = (crowd(&master), crowd(&master));
+    let both = one.len() + other.len();
+    accepted(&master, both);
+    // The only pool that any of them could have gone to is no more.
+    let second = first.replace("former", "latter");
+    let said = place.reload(&text(&["latter"], &second));
+    assert!(said.contains("pool former: removed"), "{said}");
+    place.until("the pool is gone, while they still wait", |status| {
+        status["pools"].as_array().unwrap().len() == 1 && status["health"] == "healthy"
+    });
+    one.into_iter().for_each(Half::is_served);
+    assert_eq!(rejections(&place.status()), 0);
+    let third = route("a", "sni = 'a.example'", "reject = 410")
+        + &route("b", "host = 'a.example'", "reject = 410")
+        + &route("rest", "", "pool = 'latter'");
+    place.reload(&text(&["latter"], &third));
+    let heads = other.into_iter().filter(|half| half.reads.starts_with(b"POST"));
+    heads.for_each(|half| assert_eq!(half.outcome(), Some(410)));
+    assert_eq!(place.status()["router"]["epoch"], 1, "the same router");
+    master.stop();
+}
+
+#[test]
+fn whoever_is_looked_at_of_a_removed_listener_is_decided_by_the_rules_that_knew_it() {
+    let place = Place::new();
+    let stays = format!("[router]\n{LONG}{}{}", listener(""), pool("app"));
+    let old = "[[listener]]\nname = 'old'\naddress = '127.0.0.1:0'\n";
+    let both = format!(
+        "[router]\n{LONG}{}{old}{}{}{}",
+        listener(""),
+        pool("app"),
+        pool("former"),
+        route("old", "listener = ['old']\nhost = 'a.example'", "pool = 'former'")
+            + &route("rest", "", "pool = 'app'")
+    );
+    let mut master = start(&place, &both);
+    let address = master.next_address();
+    let halves: Vec<_> = (0..EACH)
+        .map(|_| {
+            let mut client = Client::connect(address);
+            client.send(b"GET / HTTP/1.1\r\nhost: a.exa");
+            client
+        })
+        .collect();
+    accepted(&master, EACH);
+    let said = place.reload(&stays);
+    assert!(said.contains("listener old: removed"), "{said}");
+    // The pool is kept for them.
+    until("nobody listens there", || std::net::TcpStream::connect(address).is_err());
+    // The router has had its turn since.
+    place.says("nothing is accepted from a listener any more");
+    place.status();
+    assert_eq!(master.workers().len(), 2, "the removed pool's worker is there");
+    for mut client in halves {
+        client.send(b"mple\r\n\r\n");
+        assert_eq!(client.answer().field("worker"), "former-1");
+    }
+    until("then it goes", || master.workers().len() == 1);
+    master.stop();
+}
+
+#[test]
+fn a_listener_whose_clients_must_be_heard_since_a_reload_keeps_silent_ones_in_the_kernel() {
+    let place = Place::new();
+    let plain = "[[listener]]\nname = 'web'\naddress = '127.0.0.1:0'\n";
+    let text = |rules: &str| format!("[router]\n{LONG}{plain}{}{rules}", pool("app"));
+    let hears = text(&rules());
+    let master = start(&place, &text(""));
+    let defers = || defer_accept(&master, master.address().port());
+    assert!(!defers());
+    place.reload(&hears);
+    until("silent clients are kept in the kernel", defers);
+    place.reload(&text(""));
+    until("they are not any more", || !defers());
+    place.reload(&hears);
+    until("and again", defers);
+    master.stop();
+}
+
+/// Whether the listening socket of a port has `TCP_DEFER_ACCEPT`, asked of the supervisor's copy.
+fn defer_accept(master: &Master, port: u16) -> bool {
+    use rustix::process::{PidfdFlags, PidfdGetfdFlags};
+    let pid = rustix::process::Pid::from_raw(i32::try_from(master.pid()).unwrap()).unwrap();
+    let process = rustix::process::pidfd_open(pid, PidfdFlags::empty()).unwrap();
+    for entry in std::fs::read_dir(format!("/proc/{}/fd", master.pid())).unwrap() {
+        let number = entry.unwrap().file_name().to_string_lossy().parse().unwrap();
+        // It may have been closed since.
+        let Ok(socket) = rustix::process::pidfd_getfd(&process, number, PidfdGetfdFlags::empty())
+        else {
+            continue;
+        };
+        let listens = rustix::net::sockopt::socket_acceptconn(&socket) == Ok(true);
+        let here = rustix::net::getsockname(&socket)
+            .ok()
+            .and_then(|address| std::net::SocketAddr::try_from(address).ok())
+            .is_some_and(|address| address.port() == port);
+        if listens && here {
+            return vestibule_tests::sockets::defers_accept(&socket);
+        }
+    }
+    panic!("nobody listens on {port}");
+}
