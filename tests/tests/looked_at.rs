@@ -92,7 +92,7 @@ impl Half {
     }
 
     /// It says the rest, and gets back from its worker all that was for it.
-    fn is_served(mut self) {
+    fn assert_served(mut self) {
         self.client.send(&self.rest);
         self.client.finish();
         let answer = self.client.answer();
@@ -177,7 +177,7 @@ fn another_router_goes_on_with_clients_that_are_looked_at() {
         });
         until("the router before it has ended", || process::is_gone(router));
         println!("{} clients that had said a part go on with router {}", crowd.len(), change + 1);
-        crowd.into_iter().for_each(Half::is_served);
+        crowd.into_iter().for_each(Half::assert_served);
     }
     let status = place.status();
     assert_eq!(rejections(&status), 0, "{status:#}");
@@ -255,8 +255,8 @@ fn bounds_count_whoever_is_looked_at_after_another_router_or_table_took_over() {
     });
     let mut refused = half("127.0.0.9");
     assert_eq!(refused.client.answer().header("vestibule-reason"), Some("too-many"));
-    crowd.for_each(Half::is_served);
-    late.is_served();
+    crowd.for_each(Half::assert_served);
+    late.assert_served();
     until("as many are looked at again, when those have given their places back", || {
         let again: Vec<_> = (0..BOUND).map(|_| half("127.0.0.9")).collect();
         again.into_iter().map(Half::outcome).filter(|status| *status == Some(200)).count() == BOUND
@@ -316,7 +316,7 @@ fn whoever_is_looked_at_is_decided_by_the_rules_that_a_reload_brings() {
     place.until("the pool is gone, while they still wait", |status| {
         status["pools"].as_array().unwrap().len() == 1 && status["health"] == "healthy"
     });
-    one.into_iter().for_each(Half::is_served);
+    one.into_iter().for_each(Half::assert_served);
     assert_eq!(rejections(&place.status()), 0);
     let third = route("a", "sni = 'a.example'", "reject = 410")
         + &route("b", "host = 'a.example'", "reject = 410")
