@@ -114,6 +114,7 @@ pub(crate) enum ServeError {
 /// [`ServeError`]; only a worker whose router has ended ends without.
 pub(crate) fn run(serve: Serve) -> Result<(), ServeError> {
     tie_to(serve.parent, serve.role.stop())?;
+    own_session();
     match serve.role {
         Role::DirectWorker(worker) => direct::run(standard_input()?, worker.timed),
         Role::BareRouter(arguments) => bare_router::run(&standard_input()?, &arguments),
@@ -147,6 +148,14 @@ fn standard_input() -> Result<OwnedFd, ServeError> {
 /// The socket that was given as standard output.
 fn standard_output() -> Result<OwnedFd, ServeError> {
     io::stdout().as_fd().try_clone_to_owned().map_err(ServeError::Socket)
+}
+
+/// Gives this process a session of its own, as a service has, and as vestibule gives to each worker: where the kernel groups
+/// processes by session to share the CPU among them (`sched_autogroup_enabled`, sched(7)), a contender would otherwise share the
+/// load generator's part, and vestibule would not.
+fn own_session() {
+    // Refused to who has one already.
+    let _ = rustix::process::setsid();
 }
 
 /// Lets this process have as many descriptors as it may: a router has one for each connection that is not acknowledged.
