@@ -163,6 +163,30 @@ fn after_a_chunked_body_the_connection_closes() {
     });
 }
 
+/// A head longer than what can be handed back stays with nobody: its client is told to ask again on
+/// another connection (RFC 9110 15.5.20), where it is decided about anew.
+#[test]
+fn a_later_head_that_is_too_long_to_hand_back_is_told_421_and_the_connection_closes() {
+    case("", |master| {
+        let mut client = master.client();
+        client.send(ask("/", "").as_bytes());
+        assert_eq!(client.answer().field("worker"), "home-1");
+        let long = format!("x-long: {}\r\n", "x".repeat(70_000));
+        // What is behind it is not answered: it would be by whom it is not of.
+        client.send([ask("/admin", &long), ask("/", "")].concat().as_bytes());
+        let answer = client.answer();
+        assert_eq!((answer.status, answer.header("connection")), (421, Some("close")));
+        assert_eq!(client.end().0, b"");
+        assert_eq!(handed_back(master), 0);
+        // One for the same pool is no matter of handing back.
+        let mut client = master.client();
+        for more in ["", &long] {
+            client.send(ask("/", more).as_bytes());
+            assert_eq!(client.answer().field("worker"), "home-1");
+        }
+    });
+}
+
 #[test]
 fn a_listener_that_does_not_check_leaves_a_connection_with_its_first_worker() {
     case("reuse = \"connection\"", |master| {

@@ -23,13 +23,19 @@ use crate::stream::Stream;
 const READ: usize = 8 * 1024;
 
 /// The gate of one connection: hyper reads and writes through one clone, its task holds another.
-#[derive(Clone, Debug)]
-pub(crate) struct Gate(Arc<Mutex<Inner>>);
+#[derive(Debug)]
+pub(crate) struct Gate<S = Stream>(Arc<Mutex<Inner<S>>>);
+
+impl<S> Clone for Gate<S> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
 
 #[derive(Debug)]
-struct Inner {
+struct Inner<S> {
     /// Until it is handed back.
-    stream: Option<Stream>,
+    stream: Option<S>,
     phase: Phase,
     /// What hyper got since the last request ended: at most what it takes for a head.
     given: Vec<u8>,
@@ -55,7 +61,17 @@ enum Phase {
 }
 
 impl Gate {
-    pub(crate) fn new(stream: Stream) -> Self {
+    /// Once a request is another worker's and all earlier answers are sent: the connection, with
+    /// everything from that request on put back.
+    pub(crate) fn left(&self) -> Option<Stream> {
+        let (mut stream, read) = self.parts()?;
+        stream.unread(&read);
+        Some(stream)
+    }
+}
+
+impl<S> Gate<S> {
+    pub(crate) fn new(stream: S) -> Self {
         Self(Arc::new(Mutex::new(Inner {
             stream: Some(stream),
             phase: Phase::Head,
@@ -103,21 +119,20 @@ impl Gate {
         self.inner().phase == Phase::Left
     }
 
-    /// Once a request is another worker's and all earlier answers are sent: the connection, with
-    /// everything from that request on put back.
-    pub(crate) fn left(&self) -> Option<Stream> {
+    /// Once a request is another worker's and all earlier answers are sent: the connection, and what
+    /// was read of it from that request on.
+    fn parts(&self) -> Option<(S, Vec<u8>)> {
         let mut inner = self.inner();
         if inner.phase != Phase::Left {
             return None;
         }
-        let mut stream = inner.stream.take()?;
+        let stream = inner.stream.take()?;
         let mut read = std::mem::take(&mut inner.given);
         read.extend_from_slice(inner.ahead.get(inner.at..).unwrap_or_default());
-        stream.unread(&read);
-        Some(stream)
+        Some((stream, read))
     }
 
-    fn inner(&self) -> MutexGuard<'_, Inner> {
+    fn inner(&self) -> MutexGuard<'_, Inner<S>> {
         // Nothing in here is left half done by a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -129,7 +144,7 @@ fn target(head: &[u8]) -> Option<&str> {
     std::str::from_utf8(line.split(|byte| *byte == b' ').nth(1)?).ok()
 }
 
-impl Inner {
+impl<S> Inner<S> {
     /// Gives hyper what it may have of what was read; false if there is nothing.
     fn give(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let rest = self.ahead.get(self.at..).unwrap_or_default();
@@ -174,7 +189,7 @@ fn to_empty_line(empty: &mut bool, bytes: &[u8]) -> usize {
     bytes.len()
 }
 
-impl AsyncRead for Gate {
+impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
     fn poll_read(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -201,7 +216,7 @@ impl AsyncRead for Gate {
     }
 }
 
-impl AsyncWrite for Gate {
+impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     fn poll_write(
         self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -249,33 +264,4 @@ impl AsyncWrite for Gate {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn hyper_gets_nothing_behind_an_empty_line_however_it_comes() {
-        let head = b"GET / HTTP/1.1\r\nHost: a\r\n\r\n";
-        let all = [head.as_slice(), b"GET /next HTTP/1.1\r\n\r\n"].concat();
-        for split in 0..all.len() {
-            let mut empty = false;
-            let (first, second) = all.split_at(split);
-            let got = to_empty_line(&mut empty, first);
-            let got = if got < first.len() || (empty && got == head.len()) {
-                got
-            } else {
-                got + to_empty_line(&mut empty, second)
-            };
-            assert_eq!(got, head.len(), "split after {split}");
-        }
-        assert_eq!(to_empty_line(&mut true, b"\r\nGET"), 2);
-        assert_eq!(to_empty_line(&mut false, b"a\nb\n\nc"), 5);
-    }
-
-    #[test]
-    fn the_target_is_as_it_was_sent() {
-        assert_eq!(target(b"\r\nGET /a%2fb?c HTTP/1.1\r\n\r\n"), Some("/a%2fb?c"));
-        assert_eq!(target(b"GET http://A HTTP/1.1\n\n"), Some("http://A"));
-        assert_eq!(target(b"\r\n"), None);
-        assert_eq!(target(b"GET \xff HTTP/1.1\r\n\r\n"), None);
-    }
-}
+mod tests;
