@@ -32,6 +32,7 @@ pub fn as_nobody(name: &str, programs: &[&str]) -> bool {
         "as nobody: {said}{}",
         String::from_utf8_lossy(&output.stderr)
     );
+    print!("{said}");
     false
 }
 

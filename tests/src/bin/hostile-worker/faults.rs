@@ -1,9 +1,13 @@
 //! What a worker can do to be forgotten, or to be listened to for ever.
 
 use std::io::IoSlice;
-use std::os::fd::AsFd;
+use std::mem::MaybeUninit;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::os::unix::net::UnixDatagram;
+use std::time::{Duration, Instant};
 
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
 use vestibule_protocol::handshake::Hello;
 use vestibule_protocol::header::Header;
 use vestibule_protocol::message::{RefusalReason, kind};
@@ -50,45 +54,56 @@ pub(crate) async fn half_a_hello(mut port: Port) {
     port.wait_for_the_end().await;
 }
 
+/// Times that descriptors are hoarded, and how long each time: whoever is of the same user gets hardly
+/// any further meanwhile.
+const HOARDS: usize = 10;
+const WHILE: Duration = Duration::from_millis(100);
+
 /// At every connection: refuses it, and keeps as many descriptors under way for a while as its user
-/// may have, in a channel that nobody reads.
+/// may have, in channels that nobody reads.
 pub(crate) async fn hoards_descriptors(port: Port) {
     let mut port = port.ready().await;
+    let mut left = HOARDS;
     loop {
         for (sequence, connection) in port.connections().await {
             drop(connection);
             port.refuse(sequence, RefusalReason::Full);
         }
-        hoard();
-    }
-}
-
-/// Returns when the kernel has refused one more for a while, and lets all go.
-fn hoard() {
-    const WHILE: std::time::Duration = std::time::Duration::from_millis(300);
-    let mut channels = Vec::new();
-    let (thing, _other) = sys::seqpacket_pair().unwrap();
-    let copies = [thing.as_fd(); 250];
-    let until = std::time::Instant::now() + WHILE;
-    while std::time::Instant::now() < until {
-        let (from, to) = UnixDatagram::pair().unwrap();
-        from.set_nonblocking(true).unwrap();
-        // As many as fit into one channel, and as the user may still have; then single ones.
-        while send(&from, &copies) {}
-        while send(&from, &copies[..1]) {}
-        channels.push((from, to));
-        if channels.len() > 64 {
-            // All that can be had, as far as this process's own descriptors go.
-            std::thread::sleep(std::time::Duration::from_millis(5));
-            channels.pop();
+        if left > 0 {
+            left -= 1;
+            hoard();
         }
     }
 }
 
-fn send(to: &UnixDatagram, descriptors: &[std::os::fd::BorrowedFd<'_>]) -> bool {
-    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, SendFlags, sendmsg};
-    let mut space = vec![std::mem::MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
+/// Takes whatever its user may have under way, and lets all go after a while.
+fn hoard() {
+    let (thing, _other) = sys::seqpacket_pair().unwrap();
+    let copies = [thing.as_fd(); 250];
+    let mut channels = Vec::new();
+    let mut used_up = false;
+    let until = Instant::now() + WHILE;
+    while Instant::now() < until {
+        let (from, to) = UnixDatagram::pair().unwrap();
+        from.set_nonblocking(true).unwrap();
+        // As many as fit into one channel, and as the user may still have; then single ones.
+        for few in [copies.as_slice(), &copies[..1]] {
+            let refused = (0..).find_map(|_| send(&from, few).err());
+            used_up |= refused == Some(Errno::TOOMANYREFS);
+        }
+        channels.push((from, to));
+        if channels.len() > 64 {
+            // All that can be had, as far as this process's own descriptors go.
+            std::thread::sleep(Duration::from_millis(5));
+            channels.pop();
+        }
+    }
+    assert!(used_up, "there was always one more to be had");
+}
+
+fn send(to: &UnixDatagram, descriptors: &[BorrowedFd<'_>]) -> Result<usize, Errno> {
+    let mut space = vec![MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(253))];
     let mut control = SendAncillaryBuffer::new(&mut space);
     assert!(control.push(SendAncillaryMessage::ScmRights(descriptors)));
-    sendmsg(to, &[IoSlice::new(b"x")], &mut control, SendFlags::DONTWAIT).is_ok()
+    sendmsg(to, &[IoSlice::new(b"x")], &mut control, SendFlags::DONTWAIT)
 }
