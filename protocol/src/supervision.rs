@@ -442,6 +442,9 @@ pub enum ToRouter {
     /// that it has is lost. Sockets of new listeners have come before. Epoch, parent and identity
     /// stay; slots of pools that are there already are not looked at.
     Change(Setup),
+    /// Say [`FromRouter::Tried`]: whether this setup could be used. Pools that there are not yet have
+    /// numbers that none has.
+    Try(Setup),
     /// Another router takes over; the packet's descriptor leads to it. Accept nothing more, settle
     /// what is offered, pass on what waits, and end.
     HandOver,
@@ -552,6 +555,11 @@ pub enum FromRouter {
     },
     /// The change is made.
     Changed,
+    /// A setup was tried, and nothing was changed.
+    Tried {
+        /// Where and why it cannot be used, if it cannot.
+        problem: Option<String>,
+    },
     /// It is alive.
     Pong {
         /// As in the ping.

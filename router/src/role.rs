@@ -221,6 +221,10 @@ impl Router {
                 }
             }
             ToRouter::Change(setup) => self.change(setup),
+            ToRouter::Try(setup) => {
+                let problem = self.prepare(&setup).err().map(|error| error.to_string());
+                self.tell(FromRouter::Tried { problem });
+            }
             ToRouter::Stop => {
                 self.listeners.dry_all();
                 self.end = Some(End::Stop);

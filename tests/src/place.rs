@@ -37,6 +37,11 @@ impl Place {
         self.folder.write("vestibule.toml", &text, 0o644)
     }
 
+    /// Writes another file.
+    pub fn write(&self, name: &str, text: &str) -> PathBuf {
+        self.folder.write(name, text, 0o644)
+    }
+
     /// `vestibule run`, of the program beside this worker.
     pub fn vestibule(&self, worker: &str) -> Command {
         let mut command = self.command(vestibule(worker));

@@ -11,8 +11,10 @@
 use std::net::IpAddr;
 use std::process::Command;
 
+use serde_json::json;
 use vestibule_tests::files::Folder;
 use vestibule_tests::master::{Master, vestibule};
+use vestibule_tests::place::Place;
 use vestibule_tests::world::until;
 use vestibule_tests::{Client, Response};
 
@@ -22,7 +24,7 @@ const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/scripts
 /// A run of a configuration in a folder of its own, on a free port.
 struct Run {
     master: Master,
-    folder: Folder,
+    place: Place,
 }
 
 impl Run {
@@ -32,22 +34,15 @@ impl Run {
     }
 
     fn of(config: &str, script: &str) -> Self {
-        let folder = Folder::new();
-        let config = config.replace("127.0.0.1:8080", "127.0.0.1:0");
-        folder.write("route.js", script, 0o644);
-        let admin = folder.join("admin.sock");
-        let config = folder.write("vestibule.toml", &config, 0o644);
-        let mut command = Command::new(vestibule(WORKER));
-        command.arg("run").arg(config).arg("--admin").arg(admin);
-        Self { master: Master::launch(command), folder }
-    }
-
-    fn reload(&mut self) {
-        self.master.signal(rustix::process::Signal::HUP);
+        let place = Place::new();
+        place.write("route.js", script);
+        let mut command = place.vestibule(WORKER);
+        command.arg(place.config(&config.replace("127.0.0.1:8080", "127.0.0.1:0")));
+        Self { master: Master::launch(command), place }
     }
 
     fn rewrite(&self, script: &str) {
-        self.folder.write("route.js", script, 0o644);
+        self.place.write("route.js", script);
     }
 
     fn client(&self, from: &str) -> Client {
@@ -209,21 +204,67 @@ fn a_script_that_cannot_be_used_keeps_the_program_from_starting_and_says_where()
 }
 
 #[test]
-fn a_reload_brings_another_script_and_a_broken_one_changes_nothing() {
-    let mut run = Run::of(ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
-    assert_eq!(run.get("127.0.0.1").status, 418);
+fn a_reload_brings_another_script_and_with_a_broken_one_nothing_changes_and_that_is_said() {
+    let run = Run::of(ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
+    let status = || run.get("127.0.0.1").status;
+    assert_eq!(status(), 418);
     run.rewrite("onconnection = ({ connection }) => connection.reject(451);");
-    run.reload();
-    until("the new script decides", || run.get("127.0.0.1").status == 451);
-    run.rewrite("onconnection = null.x;");
-    run.reload();
-    // It was tried, and refused, when the next good one is there.
-    for _ in 0..20 {
-        assert_eq!(run.get("127.0.0.1").status, 451);
-    }
-    run.rewrite("onconnection = ({ connection }) => pools.app.postMessage(1, [connection]);");
-    run.reload();
-    until("the last script decides", || run.get("127.0.0.1").status == 200);
+    // Who asks is answered when it is so.
+    let config = ONE_POOL.replace(":8080", ":0");
+    assert!(run.place.reload(&config).contains("script: changed"));
+    assert_eq!(status(), 451);
+    // A broken one, beside another number of workers and another pool that is good.
+    run.rewrite("let a = 1;\n  onconnection = null.x;");
+    let more = config.replace("workers = 2", "workers = 3")
+        + "[[pool]]\nname = \"more\"\ncommand = \"demo\"\nworkers = 1\n";
+    run.place.config(&more);
+    let answer = run.place.ask(&json!({"command": "reload"}));
+    assert_eq!(answer["reason"], "configuration", "{answer}");
+    let text = answer["text"].as_str().unwrap();
+    assert!(text.contains("nothing has changed") && text.contains("route.js:2:"), "{text}");
+    assert!(text.contains("TypeError"), "{text}");
+    let is_as_before = || {
+        let now = run.place.status();
+        let pools = now["pools"].as_array().unwrap();
+        assert_eq!((pools.len(), &pools[0]["wanted"]), (1, &json!(2)), "{now:#}");
+        assert_eq!(status(), 451);
+    };
+    is_as_before();
+    // For whom nobody waits it is in the log.
+    let refusals =
+        || run.place.told("the configuration is not reloaded: nothing has changed").len();
+    assert_eq!(refusals(), 1);
+    run.master.signal(rustix::process::Signal::HUP);
+    until("the signal's reload is refused, too", || refusals() == 2);
+    is_as_before();
+    // One that counts on a pool which comes with it.
+    run.rewrite(
+        "const pool = pools.more; if (!pool) throw new Error('no pool');\n\
+         onconnection = ({ connection }) => pool.postMessage(1, [connection]);",
+    );
+    assert!(run.place.reload(&more).contains("pool more: added"));
+    until("the new pool's worker is ready", || run.place.status()["health"] == "healthy");
+    assert_eq!(run.worker("127.0.0.1"), "more-1");
+    run.stop();
+}
+
+#[test]
+fn a_router_that_dies_while_it_tries_a_script_has_changed_nothing() {
+    let mut run = Run::of(ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
+    let router = run.master.router();
+    vestibule_tests::process::freeze(router);
+    run.rewrite("onconnection = ({ connection }) => connection.reject(451);");
+    let answer = std::thread::scope(|scope| {
+        let asks = scope.spawn(|| run.place.ask(&json!({"command": "reload"})));
+        run.place.says("Reload");
+        let meanwhile = run.place.ask(&json!({"command": "reload"}));
+        assert!(meanwhile["text"].as_str().unwrap().contains("under way"), "{meanwhile}");
+        vestibule_tests::process::signal(router, rustix::process::Signal::KILL);
+        asks.join().unwrap()
+    });
+    assert_eq!(answer["reason"], "state", "{answer}");
+    assert!(answer["text"].as_str().unwrap().contains("nothing has changed"), "{answer}");
+    assert_eq!(run.get("127.0.0.1").status, 418);
     run.stop();
 }
 

@@ -39,14 +39,7 @@ impl Router {
     /// # Errors
     /// The table cannot be used; nothing has changed then.
     pub(super) fn become_as(&mut self, setup: Setup) -> Result<(), RoleError> {
-        let pools = setup.pools.iter().map(|pool| match self.ports.pools().get(&pool.id) {
-            Some(shared) => Arc::clone(shared),
-            None => self.pool(pool),
-        });
-        let pools: Vec<_> = pools.collect();
-        let dispatch = Dispatch::new(&setup, pools.clone(), Arc::clone(&self.metrics))?;
-        let dispatch = dispatch.traced_by(&self.tracer);
-        let dispatch = super::with_script(dispatch, &setup, &pools)?;
+        let (pools, dispatch) = self.prepare(&setup)?;
         for (setup, pool) in setup.pools.iter().zip(pools) {
             if self.ports.pools().contains_key(&setup.id) {
                 pool.step(|core| {
@@ -68,6 +61,22 @@ impl Router {
         self.switch.turn(dispatch);
         self.setup = setup;
         Ok(())
+    }
+
+    /// The pools and the table of a setup, of which nobody knows yet.
+    ///
+    /// # Errors
+    /// The table cannot be used.
+    pub(super) fn prepare(&self, setup: &Setup) -> Result<(Vec<Arc<Shared>>, Dispatch), RoleError> {
+        let pools = setup.pools.iter().map(|pool| match self.ports.pools().get(&pool.id) {
+            Some(shared) => Arc::clone(shared),
+            None => self.pool(pool),
+        });
+        let pools: Vec<_> = pools.collect();
+        let dispatch = Dispatch::new(setup, pools.clone(), Arc::clone(&self.metrics))?;
+        let dispatch = dispatch.traced_by(&self.tracer);
+        let dispatch = super::with_script(dispatch, setup, &pools)?;
+        Ok((pools, dispatch))
     }
 
     fn pool(&self, setup: &PoolSetup) -> Arc<Shared> {

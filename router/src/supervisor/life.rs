@@ -59,6 +59,7 @@ impl Order {
             | FromRouter::Accepting
             | FromRouter::Unusable { .. }
             | FromRouter::Changed
+            | FromRouter::Tried { .. }
             | FromRouter::Pong { .. }
             | FromRouter::Stopped
             | FromRouter::Trace { .. }

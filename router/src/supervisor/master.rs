@@ -30,6 +30,7 @@ use vestibule_protocol::supervision::{
 
 pub use self::plan::{Layout, ListenerPlan, Plan, PoolPlan, Present, Source};
 use self::pools::{Listening, Numbers, Pool};
+use self::reload::Trying;
 use self::router::Succession;
 use self::signals::Signals;
 use super::admin::socket::AdminSocket;
@@ -116,7 +117,9 @@ struct Master {
     table: ProcessTable,
     router: Option<RouterProcess>,
     succession: Option<Succession>,
-    /// Somebody wants the configuration read again as soon as another router is there.
+    /// A configuration that is about to be, if the router can use its script.
+    trying: Option<Trying>,
+    /// Somebody wants the configuration read again as soon as that can be.
     reload_wanted: bool,
     /// The service manager was told of a reload and waits for its end.
     reloading: bool,
@@ -204,6 +207,7 @@ impl Master {
             table,
             router: None,
             succession: None,
+            trying: None,
             reload_wanted: false,
             reloading: false,
             epoch: 0,
@@ -346,6 +350,7 @@ impl Master {
                 }
                 self.reloaded();
             }
+            FromRouter::Tried { problem } => self.tried(problem),
             FromRouter::Changed => {
                 self.script_before = None;
                 self.reloaded();

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use rustix::process::Signal;
 use serde_json::Value;
 
-use crate::running::{Folder, Load, Running, Who, signal, vestibule, worker, workers};
+use crate::running::{Folder, Load, Running, Who, everybody, signal, vestibule, worker, workers};
 
 /// A run with a configuration file of the test's own.
 struct Configured {
@@ -17,10 +17,14 @@ struct Configured {
 
 impl Configured {
     fn start(text: &str) -> Self {
-        let folder = Folder::new(Who::Same);
+        Self::start_as(Who::Same, text)
+    }
+
+    fn start_as(who: Who, text: &str) -> Self {
+        let folder = Folder::new(who);
         let (file, socket) = (folder.join("f.toml"), folder.join("s"));
         write(&file, &socket, text);
-        let running = Running::start_as(Who::Same, &socket, |command| {
+        let running = Running::start_as(who, &socket, |command| {
             command.arg("run").arg(&file);
         });
         Self { running, file, socket, _folder: folder }
@@ -29,8 +33,11 @@ impl Configured {
     /// Another file, and `reload`: exit code, and what was said.
     fn reload(&self, text: &str) -> (i32, String) {
         write(&self.file, &self.socket, text);
-        let output =
-            vestibule(Who::Same).args(["reload", "--admin"]).arg(&self.socket).output().unwrap();
+        let output = vestibule(self.running.who)
+            .args(["reload", "--admin"])
+            .arg(&self.socket)
+            .output()
+            .unwrap();
         let said = [output.stdout, output.stderr].concat();
         (output.status.code().unwrap(), String::from_utf8(said).unwrap())
     }
@@ -190,12 +197,28 @@ fn a_reload_adds_removes_renames_and_resizes_under_load() {
     assert!(rejected.values().all(|count| *count == 0), "{status:#}");
 }
 
-/// Another user for the router: root's business.
+/// Whoever is no root cannot become another: that is said, and nothing has changed.
+#[test]
+fn an_ordinary_users_router_stays_that_user() {
+    let who = everybody().pop().unwrap();
+    let text = format!("{LISTENER}{}", pool("app", 1, ""));
+    let run = Configured::start_as(who, &text);
+    let before = run.running.until_healthy(1);
+    let (code, said) = run.reload(&format!("{text}[router]\nuser = '61300'\n"));
+    assert_eq!(code, 78, "{said}");
+    assert!(said.contains("nothing has changed"), "{said}");
+    let after = run.running.until_healthy(1);
+    assert_eq!(after["router"]["pid"], before["router"]["pid"]);
+    assert_eq!(after["router"]["epoch"], 1);
+}
+
+/// Another user for the router: root's business, and nothing else shows it.
 #[test]
 fn another_user_of_the_router_means_another_router_and_loses_nothing() {
-    if !rustix::process::geteuid().is_root() {
-        return;
-    }
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "only root's routers can become another user: run this as root, or leave it out with --skip"
+    );
     let with = |uid: u32| format!("{LISTENER}{}[router]\nuser = '{uid}'\n", pool("app", 2, ""));
     let run = Configured::start(&with(61_300));
     let before = run.running.until_healthy(2);

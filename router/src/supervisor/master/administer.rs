@@ -36,6 +36,10 @@ impl Master {
         let answer = match question {
             Question::Status {} => self.report_status(),
             Question::Trace { rejected, since, peer } => self.ask_trace(rejected, since, peer),
+            Question::Reload {} if !self.stopping => {
+                tracing::info!(?question, "administered");
+                return self.reread(reply);
+            }
             question => {
                 tracing::info!(?question, "administered");
                 let (Ok(answer) | Err(answer)) = self.execute(question);
@@ -63,9 +67,8 @@ impl Master {
             Question::Ready { worker } => self.take_back(&worker),
             Question::Scale { pool, workers } => self.scale(&pool, workers),
             Question::Restart { pool } => self.restart(&pool),
-            Question::Reload {} => self.reread(),
             // Answered before.
-            Question::Status {} | Question::Trace { .. } => {
+            Question::Reload {} | Question::Status {} | Question::Trace { .. } => {
                 Err(Answer::refused(Refusal::NotUnderstood, "this is no command"))
             }
         }
@@ -150,20 +153,15 @@ impl Master {
         )))
     }
 
-    fn reread(&mut self) -> Outcome {
-        self.reload().map(Answer::done).map_err(|why| match why {
-            NotReloaded::NoFile => Answer::refused(
-                Refusal::State,
-                "there is no configuration file to be read again: it was started without one",
-            ),
-            NotReloaded::Busy => Answer::refused(
-                Refusal::State,
-                "a router is taking over from another: try again in a moment",
-            ),
-            NotReloaded::Mistakes(text) => {
-                Answer::refused(Refusal::Configuration, format!("nothing has changed:\n{text}"))
-            }
-        })
+    fn reread(&mut self, reply: tokio::sync::oneshot::Sender<Reply>) {
+        self.reload(Box::new(|outcome| {
+            let answer = match outcome {
+                Ok(text) => Answer::done(text),
+                Err(why) => not_reloaded(why),
+            };
+            // Whoever asked may be gone.
+            let _ = reply.send(Reply::Now(answer));
+        }));
     }
 
     /// The number of a pool's name.
@@ -192,6 +190,28 @@ impl Master {
             }
         }
     }
+}
+
+fn not_reloaded(why: NotReloaded) -> Answer {
+    let (refusal, text) = match why {
+        NotReloaded::NoFile => (
+            Refusal::State,
+            "there is no configuration file to be read again: it was started without one"
+                .to_owned(),
+        ),
+        NotReloaded::Busy => {
+            (Refusal::State, "another reload is under way: try again in a moment".to_owned())
+        }
+        NotReloaded::Stopping => (Refusal::Stopping, "it is stopping".to_owned()),
+        NotReloaded::RouterEnded => (
+            Refusal::State,
+            "nothing has changed: the router ended while it tried the script".to_owned(),
+        ),
+        NotReloaded::Mistakes(text) => {
+            (Refusal::Configuration, format!("nothing has changed:\n{text}"))
+        }
+    };
+    Answer::refused(refusal, text)
 }
 
 /// Names for a person, the first of many.

@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use vestibule_protocol::supervision::ToRouter;
+use vestibule_protocol::supervision::{PoolSetup, Setup, SlotMode, SlotSetup, ToRouter};
 
 use super::plan::{Layout, Present};
-use super::pools::{Listening, Pool};
+use super::pools::{Listening, Pool, worker_name};
 use super::{Master, PoolPlan};
 use crate::listener::local_address;
 use crate::supervisor::process_table::Phase;
@@ -15,10 +15,23 @@ use crate::supervisor::router_user;
 pub(super) enum NotReloaded {
     /// There is nothing to read.
     NoFile,
-    /// A router takes over from another right now.
+    /// Another reload is under way, or a router takes over from another.
     Busy,
+    /// Everything ends.
+    Stopping,
+    /// The router ended while it tried the script.
+    RouterEnded,
     /// What was read cannot be used; every mistake.
     Mistakes(String),
+}
+
+/// Hears what came of a reload: what is different, a line each, or why nothing is.
+pub(super) type Hears = Box<dyn FnOnce(Result<String, NotReloaded>)>;
+
+/// A configuration whose script the router tries: only that one ever runs it.
+pub(super) struct Trying {
+    layout: Layout,
+    hears: Hears,
 }
 
 impl Master {
@@ -27,55 +40,125 @@ impl Master {
         if self.stopping {
             return;
         }
-        if self.succession.is_some() {
+        if self.is_reloading() {
             self.reload_wanted = true;
             return;
         }
-        let _ = self.reload();
+        self.reload(Box::new(|_| {}));
     }
 
-    /// Reads everything again and becomes it. Returns what is different, a line each.
-    pub(super) fn reload(&mut self) -> Result<String, NotReloaded> {
-        if self.succession.is_some() {
-            return Err(NotReloaded::Busy);
+    fn is_reloading(&self) -> bool {
+        self.succession.is_some() || self.trying.is_some()
+    }
+
+    /// Reads everything again and becomes it; with a script, once the router has tried it.
+    pub(super) fn reload(&mut self, hears: Hears) {
+        if self.is_reloading() {
+            return hears(Err(NotReloaded::Busy));
         }
         let mut present = Present { router_identity: Some(self.identity), ..Present::default() };
         for Listening { setup, address, socket, .. } in &self.listeners {
             let place = local_address(socket.socket());
             present.listeners.push((setup.name.clone(), address.clone(), place));
         }
-        let Some(source) = &mut self.source else { return Err(NotReloaded::NoFile) };
+        let Some(source) = &mut self.source else { return hears(Err(NotReloaded::NoFile)) };
         self.notifier.reloading();
+        self.reloading = true;
         let read = source.read(present).and_then(|layout| {
             let checked = router_user::check(layout.router_identity, &layout.pools);
             checked.map(|()| layout).map_err(|error| error.to_string())
         });
         match read {
-            Ok(layout) => {
-                self.reloading = true;
-                let differences = self.become_as(layout);
-                let text = match differences.is_empty() {
-                    true => "reloaded: nothing is different".to_owned(),
-                    false => format!("reloaded:\n{}", differences.join("\n")),
-                };
-                tracing::info!(?differences, "the configuration is reloaded");
-                if self.router.is_none() {
-                    // The next one will be told.
-                    self.reloaded();
+            Ok(layout) => match &self.router {
+                Some(router) if layout.script.is_some() => {
+                    router.tell(ToRouter::Try(self.setup_of(&layout)), None);
+                    self.trying = Some(Trying { layout, hears });
                 }
-                Ok(text)
+                // Without a router the next one will be told, and says what it makes of it.
+                _ => self.go_over(layout, hears),
+            },
+            Err(mistakes) => self.stay(NotReloaded::Mistakes(mistakes), hears),
+        }
+    }
+
+    /// The router has tried a script.
+    pub(super) fn tried(&mut self, problem: Option<String>) {
+        let Some(Trying { layout, hears }) = self.trying.take() else { return };
+        match problem {
+            None => self.go_over(layout, hears),
+            Some(problem) => self.stay(NotReloaded::Mistakes(problem), hears),
+        }
+    }
+
+    /// The router will not say any more what it makes of a script.
+    pub(super) fn give_up_trying(&mut self) {
+        if let Some(Trying { hears, .. }) = self.trying.take() {
+            let why = if self.stopping { NotReloaded::Stopping } else { NotReloaded::RouterEnded };
+            self.stay(why, hears);
+        }
+    }
+
+    fn go_over(&mut self, layout: Layout, hears: Hears) {
+        let differences = self.become_as(layout);
+        let text = match differences.is_empty() {
+            true => "reloaded: nothing is different".to_owned(),
+            false => format!("reloaded:\n{}", differences.join("\n")),
+        };
+        tracing::info!(?differences, "the configuration is reloaded");
+        hears(Ok(text));
+        if self.router.is_none() {
+            self.reloaded();
+        }
+    }
+
+    fn stay(&mut self, why: NotReloaded, hears: Hears) {
+        let mistakes = match &why {
+            NotReloaded::Mistakes(mistakes) => mistakes.as_str(),
+            _ => "the router ended while it tried the script",
+        };
+        tracing::error!(mistakes, "the configuration is not reloaded: nothing has changed");
+        hears(Err(why));
+        self.reloaded();
+    }
+
+    /// A layout as a router could become it. Pools that there are not yet have numbers from the end, which
+    /// none ever has, and no place among the counters.
+    fn setup_of(&self, layout: &Layout) -> Setup {
+        let pools = layout.pools.iter().zip((0..=u32::MAX).rev()).map(|(plan, unused)| {
+            let name = plan.options.pool.clone();
+            match self.pools.iter().find(|pool| pool.name() == name) {
+                Some(pool) => PoolSetup {
+                    settings: plan.options.settings(),
+                    ..pool.setup(&self.table, false)
+                },
+                None => PoolSetup {
+                    id: unused,
+                    counters: u32::MAX,
+                    settings: plan.options.settings(),
+                    slots: (0..plan.workers as u32)
+                        .map(|slot| SlotSetup {
+                            name: worker_name(&name, slot),
+                            mode: SlotMode::Wanted,
+                        })
+                        .collect(),
+                    name,
+                    leaving: false,
+                },
             }
-            Err(mistakes) => {
-                tracing::error!(mistakes, "the configuration is not reloaded: nothing has changed");
-                self.notifier.ready();
-                Err(NotReloaded::Mistakes(mistakes))
-            }
+        });
+        Setup {
+            pools: pools.collect(),
+            listeners: layout.listeners.iter().map(|plan| plan.setup.clone()).collect(),
+            inspect: layout.inspect,
+            rules: layout.rules.clone(),
+            script: layout.script.clone(),
+            ..self.setup()
         }
     }
 
     /// Whatever was to follow a reload has: the manager is told, and who asked meanwhile has its turn.
     pub(super) fn reloaded(&mut self) {
-        if self.succession.is_some() {
+        if self.is_reloading() {
             return;
         }
         if std::mem::take(&mut self.reloading) {

@@ -82,6 +82,7 @@ impl Master {
         self.router_exit = exit;
         // Nobody answers any more.
         self.waiting_for_loads.clear();
+        self.give_up_trying();
         self.waiting_for_trace.clear();
         self.keep_wear();
         if self.is_handing_over() {

@@ -29,6 +29,7 @@ impl Master {
 
     pub(super) fn stop(&mut self) {
         self.stopping = true;
+        self.give_up_trying();
         self.notifier.stopping();
         // No other router will need them: the last one's are the last, and it accepts what waits
         // before it closes them.
