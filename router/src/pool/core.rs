@@ -92,6 +92,8 @@ pub(crate) struct Core {
     /// It was taken out of the configuration.
     #[cfg(feature = "cli")]
     removed: bool,
+    /// Another router listens to the workers.
+    deaf: bool,
     /// The pool is no more.
     forgotten: bool,
     /// Every worker ends, and nobody takes over.
@@ -128,6 +130,7 @@ impl Core {
             last_calls: false,
             #[cfg(feature = "cli")]
             removed: false,
+            deaf: false,
             forgotten: false,
             ending: false,
             settling: false,

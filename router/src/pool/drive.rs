@@ -312,6 +312,9 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
         tokio::select! {
             biased;
             ready = link.socket.readable(), if !crowded => {
+                if shared.core().is_deaf() {
+                    return;
+                }
                 let turn = match ready {
                     Ok(mut ready) => read(&shared, worker, &link, &mut buffer, &mut ready),
                     Err(_) => Turn::Closed,

@@ -27,7 +27,7 @@ use crate::dispatch::{Before, Switch, Used};
 use crate::handoff::{Cargo, Entry};
 use crate::inspect::PausedConnection;
 use crate::inspect::proxy_header::Announced;
-use crate::pool::Shared;
+use crate::pool::{Core, Shared};
 use crate::reject;
 use crate::route::Affinity;
 
@@ -167,6 +167,18 @@ impl Router {
             );
         }
         self.replaced.iter().for_each(|table| table.end_inspections());
+        for pool in self.ports.pools().values() {
+            pool.step(Core::stop_listening);
+        }
+        // What workers have handed back by now is routed first, by those who follow the pools.
+        let routed = async {
+            while self.ports.pools().values().any(|pool| pool.core().has_events()) {
+                tokio::task::yield_now().await;
+            }
+        };
+        if timeout(SETTLE, routed).await.is_err() {
+            tracing::warn!("not everything that workers handed back goes to the next router");
+        }
         match timeout(ARRIVE, self.pass_on(successor)).await {
             Ok(Some(count)) => tracing::info!(count, "what waited is passed on"),
             _ => tracing::error!("the next router did not say that it has everything"),

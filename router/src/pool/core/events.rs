@@ -23,6 +23,12 @@ impl Core {
         Some((slot, event))
     }
 
+    /// Whether there is anything to be fetched.
+    #[cfg(feature = "cli")]
+    pub(crate) fn has_events(&self) -> bool {
+        !self.events.is_empty()
+    }
+
     /// The error that is waiting to be fetched for this slot, if any.
     pub(crate) fn error_of(&self, slot: u32) -> Option<&WorkerError> {
         self.events.iter().find_map(|(of, event)| match event {

@@ -173,6 +173,17 @@ impl Core {
         self.slots.iter().all(|place| place.handoff.in_flight() == 0)
     }
 
+    /// Another router reads what workers say from now on: a port has one reader.
+    #[cfg(feature = "cli")]
+    pub(crate) fn stop_listening(&mut self) {
+        self.deaf = true;
+    }
+
+    /// Whether another router reads what workers say.
+    pub(crate) fn is_deaf(&self) -> bool {
+        self.deaf
+    }
+
     /// Everything that waits, in the order in which it is to go on.
     #[cfg(feature = "cli")]
     pub(crate) fn take_everything(&mut self) -> Vec<Entry> {
