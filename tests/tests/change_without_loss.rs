@@ -1,7 +1,8 @@
 //! Clients that never stop, across reloads, rolling restarts, planned router changes and everything else
 //! that an administrator does: nobody fails.
 //!
-//! Short connections, kept-alive ones (busy and nearly idle), websockets and slow uploads. No failures, but
+//! Short connections, kept-alive ones (busy and nearly idle), websockets, slow uploads, and heads in two
+//! pieces: everybody is looked at, as the first route asks for the host. No failures, but
 //! counted: a kept-alive client's one retry on a new connection, when its connection ended before a byte of
 //! the answer (RFC 9112 9.3.1), and a websocket that was closed with 1001 (RFC 6455 7.4.1).
 //!
@@ -41,6 +42,7 @@ struct Tally {
     short: AtomicU64,
     kept: AtomicU64,
     uploads: AtomicU64,
+    pieces: AtomicU64,
     echoes: AtomicU64,
     retries: AtomicU64,
     closed_with_1001: AtomicU64,
@@ -50,7 +52,7 @@ struct Tally {
 
 impl Tally {
     fn requests(&self) -> u64 {
-        [&self.short, &self.kept, &self.uploads, &self.echoes]
+        [&self.short, &self.kept, &self.uploads, &self.pieces, &self.echoes]
             .map(|count| count.load(Ordering::Relaxed))
             .iter()
             .sum()
@@ -141,6 +143,24 @@ async fn short(to: SocketAddr, tally: Arc<Tally>) {
             Answer::Goes(_) | Answer::Closes(_) => count(&tally.short),
             Answer::Nothing => tally.fail("short", "no answer"),
             Answer::Broken(why) => tally.fail("short", &why),
+        }
+    }
+}
+
+/// A new connection each time, whose head comes in two pieces, with time in between.
+async fn in_pieces(to: SocketAddr, tally: Arc<Tally>) {
+    while !tally.is_over() {
+        let Some(mut stream) = connect(to, &tally, "in pieces").await else { continue };
+        let (first, rest) = GET.split_at(GET.len() / 2);
+        if let Err(error) = stream.write_all(first).await {
+            tally.fail("in pieces", &error.to_string());
+            continue;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+        match ask(&mut stream, rest).await {
+            Answer::Goes(_) | Answer::Closes(_) => count(&tally.pieces),
+            Answer::Nothing => tally.fail("in pieces", "no answer"),
+            Answer::Broken(why) => tally.fail("in pieces", &why),
         }
     }
 }
@@ -303,13 +323,14 @@ impl Administrator<'_> {
                      [[route]]\nname = 'other'\npeer = ['127.9.0.0/16']\npool = 'next'\n\
                      [[route]]\nname = 'all'\npool = 'app'\n",
             ),
-            false => ("web", ""),
+            false => ("web", "[[route]]\nname = 'all'\npool = 'app'\n"),
         };
         self.place.config(&format!(
             "{router}[[listener]]\nname = '{name}'\naddress = '127.0.0.1:0'\n\
              [[pool]]\nname = 'app'\ncommand = [{WORKER:?}, 'serve']\nworkers = 2\n\
              balance = '{balance}'\ndrain-timeout = '2s'\n{user}\n\
-             env = {{ CHANGE = '{}' }}\n{more}",
+             env = {{ CHANGE = '{}' }}\n\
+             [[route]]\nname = 'nobody'\nhost = 'nobody.example'\nreject = 418\n{more}",
             self.version
         ))
     }
@@ -408,6 +429,7 @@ fn nobody_fails_while_everything_changes() {
         let now_and_then = Duration::from_millis(300);
         clients.spawn_on(kept(to, Arc::clone(&tally), now_and_then), runtime.handle());
         clients.spawn_on(upload(to, Arc::clone(&tally)), runtime.handle());
+        clients.spawn_on(in_pieces(to, Arc::clone(&tally)), runtime.handle());
         let often = Duration::from_millis(5);
         clients.spawn_on(websocket(to, Arc::clone(&tally), often), runtime.handle());
     }
@@ -428,7 +450,8 @@ fn nobody_fails_while_everything_changes() {
     let status = administrator.status();
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "{} requests in {:.0} s: {} short, {} kept alive, {} slow uploads, {} websocket messages; \
+        "{} requests in {:.0} s: {} short, {} kept alive, {} slow uploads, {} heads in two pieces, \
+         {} websocket messages; \
          changes: {made:?}; routers: {}; answers that said `close`: {}; retries by RFC 9112 9.3.1: \
          {}; websockets closed with 1001: {}; failures: {}",
         tally.requests(),
@@ -436,6 +459,7 @@ fn nobody_fails_while_everything_changes() {
         get(&tally.short),
         get(&tally.kept),
         get(&tally.uploads),
+        get(&tally.pieces),
         get(&tally.echoes),
         status["router"]["epoch"],
         get(&tally.said_close),

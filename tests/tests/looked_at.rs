@@ -354,6 +354,29 @@ fn whoever_is_looked_at_of_a_removed_listener_is_decided_by_the_rules_that_knew_
 }
 
 #[test]
+fn a_removed_pool_finishes_with_the_router_that_follows_a_crash() {
+    let place = Place::new();
+    let both = format!("{}{}{}", listener(""), pool("app"), pool("former"));
+    let route = |name: &str| route("all", "", &format!("pool = '{name}'"));
+    let mut master = start(&place, &format!("{both}{}", route("former")));
+    // It keeps the worker, which drains for as long.
+    let mut busy = master.client();
+    assert_eq!(busy.get("/").field("worker"), "former-1");
+    place.reload(&format!("{}{}{}", listener(""), pool("app"), route("app")));
+    assert_eq!(master.client().get("/").field("worker"), "app-1");
+    master.kill_router();
+    place.until("the next router accepts", |status| {
+        status["router"]["epoch"] == 2 && status["health"] == "healthy"
+    });
+    assert_eq!(master.workers().len(), 2);
+    assert_eq!(busy.get("/").field("worker"), "former-1");
+    drop(busy);
+    until("nothing of the removed pool is left", || master.workers().len() == 1);
+    assert_eq!(master.client().get("/").field("worker"), "app-1");
+    master.stop();
+}
+
+#[test]
 fn a_listener_whose_clients_must_be_heard_since_a_reload_keeps_silent_ones_in_the_kernel() {
     let place = Place::new();
     let plain = "[[listener]]\nname = 'web'\naddress = '127.0.0.1:0'\n";
