@@ -19,8 +19,16 @@ use vestibule_tests::{Client, process};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
 
-/// Of each kind.
-const EACH: usize = 20;
+/// Of each kind; more of them by hand, with `TEST_EACH`.
+fn each() -> usize {
+    std::env::var("TEST_EACH").map_or(20, |text| text.parse().unwrap())
+}
+
+fn raise_descriptors() {
+    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    limit.current = limit.maximum;
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
+}
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -114,7 +122,9 @@ fn crowd(master: &Master) -> Vec<Half> {
     let announced = header_of_tls("announced.example");
     let (head, hello) = (head("a.example"), hello("a.example"));
     let mut all = Vec::new();
-    for number in 0..EACH {
+    raise_descriptors();
+    for number in 0..each() {
+        let number = number % 20;
         all.extend([
             Half::of(master, "127.0.0.1", b"", &head, 0),
             Half::of(master, "127.0.0.1", b"", &head, 30 + number * 10),
@@ -197,6 +207,54 @@ fn another_router_goes_on_with_clients_that_are_looked_at() {
         ("announced".into(), "192.0.2.7:1".into())
     );
     drop(client);
+    master.stop();
+}
+
+#[test]
+fn a_script_that_waits_for_its_client_is_followed_by_the_next_one_and_by_another_routers() {
+    assert!(is_root(), "only root's routers can become another user: run this as root");
+    let place = Place::new();
+    let script = |status: u16| {
+        let text = format!(
+            "onconnection = async ({{ connection }}) => {{\n\
+               const request = await connection.http();\n\
+               if (request.host === 'a.example') return connection.reject({status});\n\
+               pools.app.postMessage({{ host: request.host }}, [connection]);\n\
+             }};"
+        );
+        place.write("route.js", &text);
+    };
+    let text = |user: u32| {
+        format!(
+            "[router]\nuser = '{user}'\nscript = 'route.js'\n{LONG}{}{}",
+            listener(""),
+            pool("app")
+        )
+    };
+    script(410);
+    let master = start(&place, &text(61_400));
+    let half = |host: &str| {
+        let asks = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        Half::of(&master, "127.0.0.1", b"", asks.as_bytes(), 20)
+    };
+    let waits: Vec<_> = ["a.example", "b.example"].repeat(10).into_iter().map(half).collect();
+    accepted(&master, waits.len());
+    script(411);
+    place.reload(&text(61_400));
+    script(412);
+    place.reload(&text(61_401));
+    place.until("the next router accepts", |status| {
+        status["router"]["epoch"] == 2 && status["health"] == "healthy"
+    });
+    for Half { mut client, rest, reads } in waits {
+        client.send(&rest);
+        let answer = client.answer();
+        if reads.windows(9).any(|nine| nine == b"a.example") {
+            assert_eq!(answer.status, 412, "by the last script");
+        } else {
+            assert_eq!(answer.field("message"), "{\"host\":\"b.example\"}");
+        }
+    }
     master.stop();
 }
 
@@ -329,6 +387,7 @@ fn whoever_is_looked_at_of_a_removed_listener_is_decided_by_the_rules_that_knew_
     );
     let mut master = start(&place, &both);
     let address = master.next_address();
+    const EACH: usize = 20;
     let halves: Vec<_> = (0..EACH)
         .map(|_| {
             let mut client = Client::connect(address);

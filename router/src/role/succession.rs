@@ -38,6 +38,8 @@ use crate::route::Affinity;
 const SETTLE: Duration = Duration::from_secs(3);
 /// How long the next router may take to say that it has everything.
 const ARRIVE: Duration = Duration::from_secs(3);
+/// How long it may take to route what came back before that: as a rule a turn of the event loop.
+const ROUTE: Duration = Duration::from_secs(1);
 /// Rates that are said in one message.
 const RATES: usize = 1_000;
 
@@ -176,7 +178,7 @@ impl Router {
                 tokio::task::yield_now().await;
             }
         };
-        if timeout(SETTLE, routed).await.is_err() {
+        if timeout(ROUTE, routed).await.is_err() {
             tracing::warn!("not everything that workers handed back goes to the next router");
         }
         match timeout(ARRIVE, self.pass_on(successor)).await {

@@ -22,8 +22,8 @@ use crate::supervisor::router_process::{RouterEvent, RouterProcess};
 const ROUTER_DELAY: Duration = Duration::from_millis(100);
 /// How long it may take to answer, or to accept after its start: its turns are milliseconds.
 const ROUTER_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a router may take to hand over: 3 s for its workers, 3 s for the next one, and the time
-/// that a client has who is turned away.
+/// How long a router may take to hand over: 3 s for its workers, 1 s for what they handed back, 3 s for
+/// the next one, and the time that a client has who is turned away.
 const HAND_OVER: Duration = Duration::from_secs(10);
 
 /// A router that is to take over.
