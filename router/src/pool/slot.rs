@@ -171,6 +171,11 @@ impl Slot {
             && !matches!(self.state, State::Leaving | State::Vacant { last: true })
     }
 
+    /// Whether this process takes nothing new, and another is to take its place.
+    pub(crate) fn will_be_followed(&self) -> bool {
+        !self.held && !self.is_unwanted() && self.state == State::Leaving
+    }
+
     /// Whether nobody will take this process's place.
     pub(crate) fn is_unwanted(&self) -> bool {
         self.silenced || self.finishing

@@ -103,6 +103,8 @@ impl Core {
                 .map(|(slot, _)| slot)
         };
         match best(false) {
+            // Whoever comes first in a leaving worker's place.
+            None if self.somebody_comes() => Choice::Wait,
             None => Choice::Nobody,
             Some(slot) if self.is_free_for_key(slot) => Choice::Now(slot),
             Some(slot) => match self.settings.when_full {

@@ -138,12 +138,17 @@ impl Core {
 
     /// Nobody waits for workers that never come.
     pub(super) fn give_up_hope(&mut self) {
-        if self.queue.is_empty() || self.slots.iter().any(Slot::may_take_later) {
+        if self.queue.is_empty() || self.somebody_comes() {
             return;
         }
         while let Some(entry) = self.queue.take_oldest() {
             self.undelivered(0, entry, UndeliveredReason::NoWorker);
         }
+    }
+
+    /// Whether there is, or will be, a worker that can take connections.
+    pub(super) fn somebody_comes(&self) -> bool {
+        self.slots.iter().any(|place| place.may_take_later() || place.will_be_followed())
     }
 
     /// Who waits for a slot that takes nothing more goes to whom the key leads next, to wait there
@@ -236,6 +241,7 @@ impl Core {
             None if later => Choice::Wait,
             // Nobody is left but those that refused it. Each try counts, so this ends.
             None if !tried.is_empty() => self.choose_any(&[]),
+            None if self.somebody_comes() => Choice::Wait,
             None => Choice::Nobody,
         }
     }

@@ -201,6 +201,30 @@ fn nobody_waits_for_workers_that_never_come() {
 }
 
 #[test]
+fn while_all_workers_leave_everybody_waits_for_those_that_follow() {
+    let address = "10.0.0.1";
+    for balance in [Balance::LeastConnections, Balance::HashPeerIp] {
+        let mut core = core(2, balance);
+        core.drain(0, false);
+        core.drain(1, false);
+        core.place(entry(1, Some(address))).unwrap();
+        assert_eq!(core.queued(), 1);
+        // The one is followed by another process, the other by nobody.
+        core.slots[1].state = State::Vacant { last: true };
+        core.leave(1);
+        assert_eq!(core.queued(), 1);
+        core.slots[0].state = State::Ready;
+        core.settled(0);
+        assert_eq!((given(&core)[0].clone(), core.queued()), (vec![1], 0));
+        // Nobody will follow.
+        core.place(entry(2, Some(address))).unwrap();
+        core.drain(0, true);
+        assert_eq!(core.queued(), 0);
+        assert_eq!(core.offer(entry(3, Some(address))).unwrap_err().0, Refused::NoWorker);
+    }
+}
+
+#[test]
 fn a_worker_with_room_takes_whoever_waits_longest_with_its_key_or_without_any() {
     let mut core = core(1, Balance::HashPeerIp);
     core.place(entry(1, Some("10.0.0.1"))).unwrap();
