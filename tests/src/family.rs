@@ -31,6 +31,8 @@ pub struct Family {
     pub others: Vec<String>,
     /// Open descriptors of all others together.
     pub descriptors: usize,
+    /// Resident memory of all others together in bytes, without files.
+    pub memory: u64,
 }
 
 impl Family {
@@ -41,12 +43,13 @@ impl Family {
         let name = |pid: &u32| process::status(*pid).map(|status| status.name);
         let mut others: Vec<String> = rest.iter().filter_map(name).collect();
         others.sort();
-        let usages = rest.iter().filter_map(|pid| usage(*pid));
+        let usages: Vec<Usage> = rest.iter().filter_map(|pid| usage(*pid)).collect();
         Self {
             supervisor: usage(supervisor).expect("a supervisor"),
             router: routers.first().and_then(|router| usage(*router)),
             others,
-            descriptors: usages.filter_map(|usage| usage.descriptors).sum(),
+            descriptors: usages.iter().filter_map(|usage| usage.descriptors).sum(),
+            memory: usages.iter().map(|usage| usage.memory).sum(),
         }
     }
 
@@ -84,6 +87,7 @@ impl Family {
             && self.supervisor.covers(now.supervisor, slack)
             && self.others == now.others
             && now.descriptors <= self.descriptors
+            && now.memory <= self.memory + slack
     }
 
     fn said(&self) -> String {
@@ -93,9 +97,10 @@ impl Family {
         };
         let router = self.router.map_or("none".to_owned(), usage);
         let (supervisor, others) = (usage(self.supervisor), self.others.len());
-        let descriptors = self.descriptors;
+        let (descriptors, memory) = (self.descriptors, self.memory >> 10);
         format!(
-            "supervisor {supervisor}, router {router}, {others} others {descriptors} descriptors"
+            "supervisor {supervisor}, router {router}, {others} others {descriptors} descriptors \
+             {memory} KiB"
         )
     }
 }

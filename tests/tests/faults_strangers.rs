@@ -79,6 +79,9 @@ fn lingering_sockets_in_a_dead_workers_port_do_not_stop_the_supervisor() {
     let mut scene = scene("leaves-lingering", &[("TEST_PEER", &address)]);
     let router = scene.master.router();
     let pid = scene.pool()["workers"][0]["pid"].as_u64().unwrap() as u32;
+    let others = Load::start(scene.others, 2);
+    others.flows(300);
+    others.next_phase();
     let load = Load::start(scene.faulty, 2);
     // It dies with its port full of them, and so does the router that would have read them.
     until("the worker has left them", || {
@@ -87,9 +90,12 @@ fn lingering_sockets_in_a_dead_workers_port_do_not_stop_the_supervisor() {
     process::signal(router, Signal::KILL);
     scene.settle();
     load.flows(50);
-    let others = Load::start(scene.others, 2);
     others.flows(300);
-    others.end().assert_all_answered();
+    let others = others.end();
+    println!("lingering sockets in a dead worker's port: others {others}");
+    // Each of the two had one connection under way, at most, when the router was killed.
+    others.assert_nothing_wrong();
+    assert!(others.failed() <= 2, "{others}");
     load.end().assert_nothing_wrong();
     assert_eq!(scene.command(&["stop"]).status.code(), Some(0));
     assert!(scene.master.wait().success());
