@@ -149,6 +149,43 @@ fn a_worker_that_has_grown_is_replaced_and_another_is_not() {
     master.stop();
 }
 
+#[test]
+fn a_worn_worker_whose_successor_does_not_become_ready_stays_until_one_does() {
+    let place = Place::new();
+    let fails = place.join("fails");
+    let program =
+        format!("[ -e {} ] && {{ echo not today; exit 3; }}; exec {WORKER} recv", fails.display());
+    let user = if rustix::process::geteuid().is_root() { "user = 'root'\n" } else { "" };
+    let text = format!(
+        "{LISTENER}[[pool]]\nname = 'app'\nworkers = 2\nmax-memory = '200MiB'\n{user}\
+         command = ['/bin/sh', '-c', \"{program}\"]\n"
+    );
+    let mut command = place.vestibule(WORKER);
+    command.arg(place.config(&text));
+    let master = Master::launch(command);
+    let before = place.until("every worker is ready", |status| status["health"] == "healthy");
+    let load = Load::start(master.address(), 2);
+    std::fs::write(&fails, "").unwrap();
+    let grown = master.client().get("/grow/220").field("worker");
+    let status = place
+        .until("the roll has stopped", |status| status["pools"][0]["roll"]["state"] == "stopped");
+    let roll = &status["pools"][0]["roll"];
+    assert_eq!(
+        (&roll["worker"], &roll["last-lines"][0]),
+        (&grown.as_str().into(), &"not today".into())
+    );
+    assert_eq!((pids(&status), &status["pools"][0]["ready"]), (pids(&before), &2.into()));
+    std::fs::remove_file(&fails).unwrap();
+    place.order(&serde_json::json!({"command": "restart", "pool": "app"}));
+    watch(&place, 2, "every worker is a new one", |status| {
+        let now = pids(status);
+        rests(status, 2) && pids(&before).iter().all(|(name, pids)| now[name] != *pids)
+    });
+    load.flows(50);
+    load.end().assert_all_answered();
+    master.stop();
+}
+
 /// A client whose next request the worker of this name gets, by round robin among few.
 fn client_of(master: &Master, name: &str) -> Client {
     let mut found = None;
