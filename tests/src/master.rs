@@ -1,6 +1,6 @@
 //! The program itself: `vestibule run` as a process, its router and its workers.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -21,7 +21,8 @@ pub struct Master {
     supervisor: u32,
     output: BufReader<ChildStdout>,
     address: SocketAddr,
-    seen: BTreeSet<u32>,
+    /// Its processes, and when they started: in a long run a number comes again.
+    seen: BTreeMap<u32, u64>,
 }
 
 /// The program under test, which `cargo test --workspace` builds beside the tests' own programs.
@@ -57,7 +58,7 @@ impl Master {
         let mut output = BufReader::new(child.stdout.take().unwrap());
         let address = read_address(&mut output);
         let supervisor = child.id();
-        Self { child, supervisor, output, address, seen: BTreeSet::new() }
+        Self { child, supervisor, output, address, seen: BTreeMap::new() }
     }
 
     /// As [`launch`](Self::launch), for a command whose only child is the supervisor.
@@ -95,7 +96,7 @@ impl Master {
             found.is_some()
         });
         let router = found.unwrap();
-        self.seen.insert(router);
+        self.see(router);
         router
     }
 
@@ -103,8 +104,14 @@ impl Master {
     pub fn workers(&mut self) -> BTreeSet<u32> {
         let workers: BTreeSet<u32> =
             self.children().into_iter().filter(|pid| !is_router(*pid)).collect();
-        self.seen.extend(&workers);
+        workers.iter().for_each(|worker| self.see(*worker));
         workers
+    }
+
+    fn see(&mut self, pid: u32) {
+        if let Some(status) = process::status(pid) {
+            self.seen.insert(pid, status.started);
+        }
     }
 
     /// Its children, whatever they are.
@@ -178,7 +185,12 @@ impl Master {
 
     /// Waits until everything that was seen of it is gone.
     pub fn assert_all_gone(&self) {
-        until("every process is gone", || self.seen.iter().all(|pid| is_over(*pid)));
+        let is_another = |pid: u32, started: u64| {
+            process::status(pid).is_some_and(|status| status.started != started)
+        };
+        until("every process is gone", || {
+            self.seen.iter().all(|(pid, started)| is_over(*pid) || is_another(*pid, *started))
+        });
     }
 
     /// Everything that it has printed on standard output since its address.

@@ -13,6 +13,8 @@ pub struct Status {
     pub parent: u32,
     /// Its session.
     pub session: u32,
+    /// When it started, in ticks since the boot: with its number, what no other process has.
+    pub started: u64,
 }
 
 /// Looks at a process (`proc_pid_stat(5)`); `None` if there is none.
@@ -24,7 +26,8 @@ pub fn status(pid: u32) -> Option<Status> {
     let state = fields.next()?.chars().next()?;
     let parent = fields.next()?.parse().ok()?;
     let session = fields.nth(1)?.parse().ok()?;
-    Some(Status { name: name.to_owned(), state, parent, session })
+    let started = fields.nth(15)?.parse().ok()?;
+    Some(Status { name: name.to_owned(), state, parent, session, started })
 }
 
 /// Sends a signal to a process that the test started.

@@ -87,6 +87,11 @@ impl Scene {
         scene
     }
 
+    /// Writes another configuration, for a reload.
+    pub fn reconfigure(&self, setting: &Setting<'_>) {
+        self.place.config(&configuration(setting, &self.ledger));
+    }
+
     /// Waits until every process is in its place and the others have served somebody, so that what
     /// is made at first use is there.
     pub fn settle(&mut self) {

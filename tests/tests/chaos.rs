@@ -1,5 +1,5 @@
 //! Everything at once, at random: workers are killed and stopped, routers are killed, workers are
-//! drained, held, restarted and scaled, clients misbehave, all under load. Nobody is given a wrong
+//! drained, held, restarted and scaled, the configuration changes, clients misbehave, all under load. Nobody is given a wrong
 //! answer, no connection is served twice, failures are no more than what deaths may cost (semantics 19
 //! to 21), and afterwards everything is as it was.
 //!
@@ -35,6 +35,11 @@ const WORKERS: u64 = 4;
 const POOL: &str = "queue = { max = 10000, timeout = \"1m\" }";
 const ROUTER: &str = "max-attempts = 100\nstuck-timeout = \"2s\"";
 
+const SETTING: Setting<'_> =
+    Setting { worker: WORKER, pool: POOL, router: ROUTER, faulty: &[], env: &[] };
+
+const BALANCES: [&str; 3] = ["least-connections", "round-robin", "hash:peer-ip"];
+
 /// Numbers that follow from a seed (SplitMix64).
 struct Random(u64);
 
@@ -62,6 +67,7 @@ enum Deed {
     Ready,
     Scale(u64),
     Restart,
+    Reload(u64),
     Silent(u64),
     Reset(u64),
     HalfClosed,
@@ -71,7 +77,7 @@ enum Deed {
 impl Deed {
     fn random(random: &mut Random) -> Self {
         let number = random.below(1000);
-        match random.below(16) {
+        match random.below(17) {
             0..=2 => Self::KillWorker(number),
             3 | 4 => Self::StopWorker(number),
             5 => Self::KillRouter,
@@ -83,6 +89,7 @@ impl Deed {
             12 => Self::Silent(number),
             13 => Self::Reset(number),
             14 => Self::HalfClosed,
+            15 => Self::Reload(number),
             _ => Self::Urgent,
         }
     }
@@ -181,6 +188,17 @@ impl Chaos {
                 self.command(&["scale", "faulty", &count.to_string()]);
             }
             Deed::Restart => self.command(&["restart", "faulty"]),
+            Deed::Reload(number) => {
+                let balance = BALANCES[number as usize % BALANCES.len()];
+                // Another environment: the pool is rolled.
+                let version = (number / 8 % 2).to_string();
+                self.scene.reconfigure(&Setting {
+                    pool: &format!("{POOL}\nbalance = {balance:?}"),
+                    env: &[("TEST_VERSION", &version)],
+                    ..SETTING
+                });
+                self.command(&["reload"]);
+            }
             Deed::Silent(number) => {
                 self.silent.push(self.connect());
                 if number % 2 == 0 {
@@ -225,8 +243,7 @@ fn chaos_loses_no_more_than_deaths_may_cost() {
     println!("CHAOS_SEED={seed} CHAOS_SECONDS={seconds}");
     let mut random = Random(seed);
 
-    let setting = Setting { worker: WORKER, pool: POOL, router: ROUTER, ..Setting::default() };
-    let scene = Scene::start(&setting);
+    let scene = Scene::start(&SETTING);
     let own = Load::start(scene.faulty, CLIENTS);
     let others = Load::start(scene.others, OTHERS);
     own.flows(300);
