@@ -6,6 +6,7 @@
 //! the time. `script`, behind a feature, asks a program of the user's instead, which may take some.
 
 pub mod affinity;
+mod brief;
 pub mod compile;
 pub mod imagine;
 mod index;

@@ -6,6 +6,7 @@ use vestibule_protocol::Data;
 use vestibule_protocol::supervision::Setup;
 
 use super::affinity::{Affinity, KeySource};
+use super::brief::Briefs;
 use super::compile::{RuleError, compile};
 use super::index::Index;
 use super::rule::{Refusal, Rule, Target, Verdict};
@@ -105,6 +106,7 @@ pub enum Unseen {
 #[derive(Clone, Debug)]
 pub struct Table {
     rules: Vec<Rule>,
+    briefs: Briefs,
     listeners: Vec<Listing>,
     keys: Vec<Option<KeySource>>,
     otherwise: Why,
@@ -156,6 +158,7 @@ impl Table {
         let listeners = listeners.iter().enumerate().map(listing).collect();
         let otherwise = if rules.is_empty() { Why::OnlyPool } else { Why::NoMatch };
         Self {
+            briefs: Briefs::new(&rules),
             rules,
             listeners,
             keys,
@@ -203,6 +206,12 @@ impl Table {
         };
         for index in listing.index.candidates(facts) {
             let Some(rule) = self.rules.get(index) else { continue };
+            if let Some((target, has_message)) = self.briefs.settled(index, facts) {
+                // The rule itself is not looked at where that can be: it may be far away.
+                let message = if has_message { rule.message.as_ref() } else { None };
+                let (route, why) = (&rule.name, Why::Rule(index));
+                return self.choose(Decision { target, route, message, why }, facts);
+            }
             match rule.verdict_beyond_address(facts) {
                 Verdict::Matches => return self.choose(self.by_rule(index, rule), facts),
                 Verdict::Differs(_) => {}
