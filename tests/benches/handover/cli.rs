@@ -33,6 +33,8 @@ pub(crate) enum Scenario {
     Keepalive,
     /// From accept to first read, as the servers see it (those that can be asked)
     FirstRead,
+    /// What rules cost: the program with and without, a connection a request, as many as the clients can
+    Rules,
 }
 
 #[derive(clap::Args, Clone, Debug)]
@@ -57,7 +59,7 @@ pub(crate) struct Options {
         long,
         value_enum,
         value_delimiter = ',',
-        default_value = "short,offered,keepalive,first-read"
+        default_value = "short,offered,keepalive,first-read,rules"
     )]
     pub(crate) load: Vec<Scenario>,
     /// Connections a second of `offered` and `first-read`; without it 40 % of what direct workers take at most (measured

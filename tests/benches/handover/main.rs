@@ -102,7 +102,7 @@ impl Bench<'_> {
             if !self.options.only.is_empty() && !self.options.only.contains(kind) {
                 continue;
             }
-            if timed && !kind.can_be_timed() {
+            if timed && !kind.can_be_timed() || kind.is_program() != (scenario == Scenario::Rules) {
                 continue;
             }
             match contender::start(*kind, self.options.workers, timed)? {
@@ -121,7 +121,7 @@ impl Bench<'_> {
         contenders: &[Contender],
     ) -> Result<(), Box<dyn Error>> {
         let rate = match scenario {
-            Scenario::Short | Scenario::Keepalive => None,
+            Scenario::Short | Scenario::Keepalive | Scenario::Rules => None,
             Scenario::Offered => Some(match self.options.rate {
                 Some(rate) => rate,
                 None => OFFERED * self.maximum(clients)?,
@@ -134,7 +134,11 @@ impl Bench<'_> {
             println!("{}", report::first_read(&rows));
             return Ok(());
         }
-        println!("{}\n{}", report::absolute(&rows), report::relative(&rows));
+        let table = match scenario {
+            Scenario::Rules => report::rules(&rows),
+            _ => report::relative(&rows),
+        };
+        println!("{}\n{table}", report::absolute(&rows));
         if scenario == Scenario::Short
             && let Some((_, direct)) = rows.iter().find(|(kind, _)| *kind == Kind::Direct)
             && let Some(maximum) = report::maximum(direct)
@@ -226,7 +230,9 @@ fn load(options: &Options, scenario: Scenario, clients: usize, rate: Option<f64>
         clients,
         mode: match scenario {
             Scenario::Keepalive => Mode::Keepalive,
-            Scenario::Short | Scenario::Offered | Scenario::FirstRead => Mode::Short,
+            Scenario::Short | Scenario::Offered | Scenario::FirstRead | Scenario::Rules => {
+                Mode::Short
+            }
         },
         timed: scenario == Scenario::FirstRead,
         rate,
@@ -239,6 +245,7 @@ fn title(scenario: Scenario, clients: usize, rate: Option<f64>) -> String {
     let what = match scenario {
         Scenario::Short => "short connections, saturated",
         Scenario::Offered => "short connections, offered",
+        Scenario::Rules => "short connections, saturated, through rules",
         Scenario::Keepalive => "requests on kept-alive connections, saturated",
         Scenario::FirstRead => "accept to first read, offered",
     };

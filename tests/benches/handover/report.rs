@@ -90,18 +90,28 @@ pub(crate) fn relative(rows: &[Row]) -> String {
     let others: Vec<_> = rows.iter().filter(|(kind, _)| *kind != Kind::Vestibule).collect();
     let (Some((_, ours)), false) = (ours, others.is_empty()) else { return String::new() };
     let mut cells = vec![["vestibule ÷", "CPU", "a second"].map(str::to_owned)];
-    for (kind, theirs) in others {
-        let ratio = |value: fn(&Round) -> f64| {
-            let pairs = ours.iter().zip(theirs);
-            Spread::show(Spread::of(pairs.map(|(our, their)| value(our) / value(their))), 2)
-        };
-        cells.push([
-            kind.name().to_owned(),
-            ratio(|round| round.cpu),
-            ratio(|round| round.throughput),
-        ]);
-    }
+    cells.extend(others.iter().map(|(kind, theirs)| ratios(*kind, ours, theirs)));
     markdown(&cells)
+}
+
+/// The program with rules as a multiple of the program without. Empty without that.
+pub(crate) fn rules(rows: &[Row]) -> String {
+    let Some((_, without)) = rows.iter().find(|(kind, _)| *kind == Kind::Program) else {
+        return String::new();
+    };
+    let with = rows.iter().filter(|(kind, _)| *kind != Kind::Program);
+    let mut cells = vec![["÷ program", "CPU", "a second"].map(str::to_owned)];
+    cells.extend(with.map(|(kind, with)| ratios(*kind, with, without)));
+    markdown(&cells)
+}
+
+/// A line of what `ours` took and gave as a multiple of `theirs`.
+fn ratios(name: Kind, ours: &[Round], theirs: &[Round]) -> [String; 3] {
+    let ratio = |value: fn(&Round) -> f64| {
+        let pairs = ours.iter().zip(theirs);
+        Spread::show(Spread::of(pairs.map(|(our, their)| value(our) / value(their))), 2)
+    };
+    [name.name().to_owned(), ratio(|round| round.cpu), ratio(|round| round.throughput)]
 }
 
 /// A table that can be read as it is and copied into a document.

@@ -3,6 +3,7 @@
 
 mod direct;
 mod node;
+mod program;
 mod proxy;
 mod routed;
 
@@ -41,9 +42,20 @@ pub(crate) enum Kind {
     Haproxy,
     /// Node's cluster, round robin
     NodeCluster,
+    /// The program with one route, which asks nothing
+    Program,
+    /// The program with routes by the client's network
+    ProgramNetwork,
+    /// The program with routes by the host of the request, which it looks at
+    ProgramHost,
 }
 
 impl Kind {
+    /// Whether it is there to be compared with the program without rules.
+    pub(crate) fn is_program(self) -> bool {
+        matches!(self, Self::Program | Self::ProgramNetwork | Self::ProgramHost)
+    }
+
     /// Whether its servers can say when a request was first read.
     pub(crate) fn can_be_timed(self) -> bool {
         matches!(self, Self::Direct | Self::Vestibule | Self::NodeCluster)
@@ -57,6 +69,9 @@ impl Kind {
             Self::Nginx => "nginx",
             Self::Haproxy => "haproxy",
             Self::NodeCluster => "node-cluster",
+            Self::Program => "program",
+            Self::ProgramNetwork => "program-network",
+            Self::ProgramHost => "program-host",
         }
     }
 }
@@ -95,6 +110,7 @@ pub(crate) fn start(kind: Kind, workers: usize, timed: bool) -> Result<Started, 
         Kind::Nginx => proxy::start_nginx(workers)?,
         Kind::Haproxy => proxy::start_haproxy(workers)?,
         Kind::NodeCluster => node::start(workers, timed)?,
+        Kind::Program | Kind::ProgramNetwork | Kind::ProgramHost => program::start(kind, workers)?,
     };
     if let Started::Running(contender) = &started {
         contender.wait_until_ready()?;

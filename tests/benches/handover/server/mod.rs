@@ -23,9 +23,9 @@ use crate::processes::{ProcessError, Stop, execute, tie_to};
 
 #[derive(clap::Args, Debug)]
 pub(crate) struct Serve {
-    /// The process whose end is this one's end
+    /// The process whose end is this one's end; none for a worker of the program, which ends its workers itself
     #[arg(long)]
-    parent: i32,
+    parent: Option<i32>,
     #[command(subcommand)]
     role: Role,
 }
@@ -113,7 +113,9 @@ pub(crate) enum ServeError {
 /// # Errors
 /// [`ServeError`]; only a worker whose router has ended ends without.
 pub(crate) fn run(serve: Serve) -> Result<(), ServeError> {
-    tie_to(serve.parent, serve.role.stop())?;
+    if let Some(parent) = serve.parent {
+        tie_to(parent, serve.role.stop())?;
+    }
     own_session();
     match serve.role {
         Role::DirectWorker(worker) => direct::run(standard_input()?, worker.timed),
