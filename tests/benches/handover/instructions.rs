@@ -9,7 +9,7 @@
 //! connected.
 
 use std::io;
-use std::net::TcpListener;
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -20,8 +20,8 @@ use std::{env, fs};
 use rustix::fs::{MemfdFlags, SealFlags};
 use rustix::process::{Pid, Signal, getpid, kill_process};
 use thiserror::Error;
-use tokio::io::AsyncReadExt;
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpSocket, TcpStream};
 use vestibule_protocol::codec::{Codec, Data, EncodeError};
 use vestibule_protocol::handshake::Hello;
 use vestibule_protocol::header::Header;
@@ -80,8 +80,58 @@ impl From<rustix::io::Errno> for InstructionError {
 pub(crate) struct Shape {
     pub(crate) workers: u32,
     pub(crate) listeners: u32,
+    pub(crate) rules: Rules,
     /// Connections that come at once.
     pub(crate) burst: usize,
+}
+
+/// The rules, of which any may be the next connection's.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Rules {
+    /// One, for everybody.
+    One,
+    /// So many, each about a network.
+    Networks(u32),
+    /// So many, each about the names below one.
+    Hosts(u32),
+}
+
+impl Rules {
+    fn count(self) -> u32 {
+        match self {
+            Self::One => 1,
+            Self::Networks(count) | Self::Hosts(count) => count,
+        }
+    }
+
+    fn setup(self, at: u32) -> RuleSetup {
+        let rule = RuleSetup::new("default", TargetSetup::Pool(0));
+        match self {
+            Self::One => rule,
+            Self::Networks(_) => {
+                let [.., high, low] = at.to_be_bytes();
+                RuleSetup { peers: Some(vec![format!("127.{high}.{low}.0/24")]), ..rule }
+            }
+            Self::Hosts(_) => {
+                RuleSetup { hosts: Some(vec![format!("*.tenant-{at}.example")]), ..rule }
+            }
+        }
+    }
+
+    /// A client of the rule that has this place, which has said what it is looked at for.
+    async fn client(self, at: u32, to: SocketAddr) -> io::Result<TcpStream> {
+        let socket = TcpSocket::new_v4()?;
+        if let Self::Networks(_) = self {
+            let [.., high, low] = at.to_be_bytes();
+            socket.bind((Ipv4Addr::new(127, high, low, 7), 0).into())?;
+        }
+        let mut client = socket.connect(to).await?;
+        if let Self::Hosts(_) = self {
+            let head = format!("GET / HTTP/1.1\r\nhost: www.tenant-{at}.example\r\n\r\n");
+            client.write_all(head.as_bytes()).await?;
+        }
+        Ok(client)
+    }
 }
 
 /// Instructions of one hand-over. Callgrind's file of the longer run stays in `folder`, for `callgrind_annotate`.
@@ -97,8 +147,9 @@ pub(crate) fn count(shape: Shape, folder: &Path) -> Result<f64, InstructionError
 }
 
 fn run(shape: Shape, connections: usize, folder: &Path) -> Result<u64, InstructionError> {
-    let Shape { workers, listeners, burst } = shape;
-    let file = folder.join(format!("callgrind.{workers}-{listeners}-{burst}"));
+    let Shape { workers, listeners, rules, burst } = shape;
+    let number = rules.count();
+    let file = folder.join(format!("callgrind.{workers}-{listeners}-{number}-{burst}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (ours, theirs) = seqpacket_pair()?;
@@ -127,20 +178,26 @@ fn run(shape: Shape, connections: usize, folder: &Path) -> Result<u64, Instructi
         let all = tokio::time::timeout(PATIENCE, ready.acquire_many(workers)).await;
         drop(all.map_err(|_| InstructionError::Stuck)?);
         let mut next = addresses.iter().cycle();
-        let mut left = connections;
+        let (mut left, mut at) = (connections, 0u32);
         while left > 0 {
             let now = left.min(burst);
             left -= now;
             router.signal(burst > 1, Signal::STOP);
             let mut clients = Vec::with_capacity(now);
             for address in next.by_ref().take(now) {
-                clients.push(TcpStream::connect(address).await?);
+                // Another rule each time, far from the last one.
+                at = at.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+                clients.push(rules.client((at >> 8) % number, *address).await?);
             }
             router.signal(burst > 1, Signal::CONT);
             for mut client in clients {
                 // The worker has closed its own: the end of file is the router's close.
                 let end = tokio::time::timeout(PATIENCE, client.read(&mut [0; 1])).await;
-                end.map_err(|_| InstructionError::Stuck)??;
+                match end.map_err(|_| InstructionError::Stuck)? {
+                    // What it had said was not read.
+                    Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                    end => drop(end?),
+                }
             }
         }
         listening.abort();
@@ -223,7 +280,7 @@ fn setup(shape: Shape) -> Setup {
             slots: (1..=shape.workers).map(slot).collect(),
         }],
         listeners: (0..shape.listeners).map(listener).collect(),
-        rules: vec![RuleSetup::new("default", TargetSetup::Pool(0))],
+        rules: (0..shape.rules.count()).map(|at| shape.rules.setup(at)).collect(),
         ..Setup::default()
     }
 }

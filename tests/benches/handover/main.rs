@@ -28,7 +28,7 @@ use clap::{Parser, ValueEnum};
 
 use crate::cli::{Cli, Options, Role, Scenario};
 use crate::contender::{Contender, Kind, Started};
-use crate::instructions::Shape;
+use crate::instructions::{Rules, Shape};
 use crate::load::{Load, Mode};
 use crate::sys::CountingAllocator;
 
@@ -205,22 +205,29 @@ fn allocations(options: &Options) -> Result<bool, Box<dyn Error>> {
     Ok(true)
 }
 
-/// Prints what a hand-over costs the router in user space, with few and many workers and listeners.
+/// Prints what a hand-over costs the router in user space, with few and many workers, listeners and rules.
 fn instructions() -> Result<bool, Box<dyn Error>> {
     println!("{}\n", machine::facts());
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    for (what, burst, shapes) in [
-        ("workers, one connection at a time", 1, [(10, 1), (1000, 1)]),
-        ("listeners, one connection at a time", 1, [(10, 1), (10, 100)]),
-        ("workers, 64 connections at once", 64, [(10, 1), (1000, 1)]),
+    let one = Shape { workers: 10, listeners: 1, rules: Rules::One, burst: 1 };
+    let by_network = |count| Shape { rules: Rules::Networks(count), ..one };
+    let by_host = |count| Shape { rules: Rules::Hosts(count), ..one };
+    let burst = Shape { burst: 64, ..one };
+    for (what, few, many) in [
+        ("workers, one connection at a time", one, Shape { workers: 1000, ..one }),
+        ("listeners, one connection at a time", one, Shape { listeners: 100, ..one }),
+        ("rules by network, one connection at a time", by_network(10), by_network(10_000)),
+        ("rules by host, one connection at a time", by_host(10), by_host(10_000)),
+        ("workers, 64 connections at once", burst, Shape { workers: 1000, ..burst }),
     ] {
-        let [few, many] = shapes.map(|(workers, listeners)| {
-            instructions::count(Shape { workers, listeners, burst }, folder)
-        });
-        let (few, many) = (few?, many?);
+        let few = instructions::count(few, folder)?;
+        let many = instructions::count(many, folder)?;
         println!("{what}: {few:.0}, with many {many:.0}: {:.2} ×", many / few);
     }
-    println!("callgrind_annotate reads {}/callgrind.WORKERS-LISTENERS-BURST", folder.display());
+    println!(
+        "callgrind_annotate reads {}/callgrind.WORKERS-LISTENERS-RULES-BURST",
+        folder.display()
+    );
     Ok(true)
 }
 
