@@ -283,6 +283,8 @@ struct Administrator<'p> {
     extra: bool,
     uid: Option<u32>,
     workers: u64,
+    /// Routers that there should have been.
+    routers: u64,
 }
 
 impl Administrator<'_> {
@@ -302,6 +304,7 @@ impl Administrator<'_> {
             let status = self.status();
             let pool = &status["pools"][0];
             if status["health"] == "healthy"
+                && status["router"]["epoch"] == self.routers
                 && pool["roll"].is_null()
                 && pool["workers"].as_array().unwrap().len() as u64 == workers
             {
@@ -340,6 +343,13 @@ impl Administrator<'_> {
         self.order(json!({"command": "reload"}));
     }
 
+    fn another_router(&mut self) -> bool {
+        let Some(uid) = &mut self.uid else { return false };
+        *uid = 61_300 + (*uid - 61_299) % 100;
+        self.routers += 1;
+        true
+    }
+
     fn change(&mut self, number: u64) -> &'static str {
         match number % 8 {
             0 => {
@@ -352,10 +362,9 @@ impl Administrator<'_> {
                 "restart"
             }
             2 => {
-                match &mut self.uid {
-                    Some(uid) => *uid = 61_300 + (*uid - 61_299) % 100,
+                if !self.another_router() {
                     // An ordinary user's router is always that user.
-                    None => self.version += 1,
+                    self.version += 1;
                 }
                 self.reload();
                 "router change"
@@ -382,9 +391,7 @@ impl Administrator<'_> {
                 "reload of listeners, pools and routes"
             }
             _ => {
-                if let Some(uid) = &mut self.uid {
-                    *uid = 61_300 + (*uid - 61_299) % 100;
-                }
+                self.another_router();
                 self.balance = !self.balance;
                 self.reload();
                 self.settled();
@@ -411,6 +418,7 @@ fn nobody_fails_while_everything_changes() {
         extra: false,
         uid: root.then_some(61_300),
         workers: 2,
+        routers: 1,
     };
     let file = administrator.write();
     let mut command = place.vestibule(WORKER);
