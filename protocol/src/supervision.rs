@@ -225,6 +225,8 @@ pub struct ListenerSetup {
     pub id: u32,
     /// Its name.
     pub name: String,
+    /// Numbers and names of those that had the same socket before it, the last one first.
+    pub former: Vec<(u32, String)>,
     /// The pool for connections of which a rule had to know what was not to be seen; `None`: they
     /// are rejected.
     pub unknown: Option<u32>,

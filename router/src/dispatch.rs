@@ -71,6 +71,8 @@ impl Switch {
 pub(crate) struct Dispatch {
     /// The listeners that the table was compiled for, in its order.
     listeners: Vec<u32>,
+    /// What they were before: numbers and names.
+    former: Vec<Vec<(u32, String)>>,
     pools: Vec<Arc<Shared>>,
     /// Their names, and whom their workers may hand connections to.
     destinations: Destinations,
@@ -134,6 +136,7 @@ impl Dispatch {
         let listeners = setup.listeners.iter().map(|listener| listener.id).collect();
         let mut this = Self::with((listeners, gates, pools), table, setup.inspect, metrics)?;
         this.destinations = Destinations::new(&setup.pools);
+        this.former = setup.listeners.iter().map(|listener| listener.former.clone()).collect();
         this.names = setup.listeners.iter().map(|listener| listener.name.clone()).collect();
         Ok(this)
     }
@@ -154,6 +157,7 @@ impl Dispatch {
         };
         Ok(Self {
             listeners,
+            former: Vec::new(),
             pools,
             destinations: Destinations::default(),
             names: Vec::new(),

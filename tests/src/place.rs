@@ -77,10 +77,15 @@ impl Place {
     /// Writes another configuration and has it read; what is said to be different. The router has become
     /// it: it is told and asked over one channel. Another one may still be to take over.
     pub fn reload(&self, text: &str) -> String {
-        self.config(text);
-        let said = self.order(&json!({"command": "reload"}));
+        let said = self.order_reload(text);
         self.status();
         said
+    }
+
+    /// As [`reload`](Self::reload), where the router may not answer.
+    pub fn order_reload(&self, text: &str) -> String {
+        self.config(text);
+        self.order(&json!({"command": "reload"}))
     }
 
     /// How it goes.

@@ -11,13 +11,17 @@
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use vestibule_tests::master::Master;
+use rustix::process::Signal;
+use vestibule_tests::master::{Master, is_router};
 use vestibule_tests::place::Place;
+use vestibule_tests::process;
 use vestibule_tests::world::until;
 
 const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
 
+/// Every other time the listener has another name, and the same socket.
 fn text(user: u32) -> String {
+    let listener = if user % 2 == 0 { "web" } else { "front" };
     let pool = |name: &str| {
         format!(
             "[[pool]]\nname = '{name}'\ncommand = [{WORKER:?}, 'serve']\nworkers = 2\n\
@@ -25,7 +29,7 @@ fn text(user: u32) -> String {
         )
     };
     format!(
-        "[router]\nuser = '{user}'\n[[listener]]\nname = 'web'\naddress = '127.0.0.1:0'\n{}{}",
+        "[router]\nuser = '{user}'\n[[listener]]\nname = '{listener}'\naddress = '127.0.0.1:0'\n{}{}",
         pool("a"),
         pool("b")
     )
@@ -62,7 +66,8 @@ fn connections_that_workers_hand_back_are_not_lost_between_two_routers() {
         for change in 1..=CHANGES {
             let before = answered.load(Ordering::Relaxed);
             until("clients are served", || answered.load(Ordering::Relaxed) > before + 50);
-            place.reload(&text(61_500 + change));
+            let said = place.reload(&text(61_500 + change));
+            assert!(said.contains(": was ") && said.contains("router: another user"), "{said}");
             place.until("the next router accepts", |status| {
                 status["router"]["epoch"] == change + 1 && status["health"] == "healthy"
             });
@@ -77,5 +82,70 @@ fn connections_that_workers_hand_back_are_not_lost_between_two_routers() {
     let status = place.status();
     let rejected = status["connections"]["rejected"].as_object().unwrap();
     assert!(rejected.values().all(|count| *count == 0), "{rejected:?}");
+    master.stop();
+}
+
+#[test]
+fn a_router_that_does_not_hand_over_is_replaced_all_the_same() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "only root's routers can become another user: run this as root"
+    );
+    let place = Place::new();
+    let mut command = place.vestibule(WORKER);
+    command.arg(place.config(&text(61_600)));
+    let mut master = Master::launch(command);
+    place.until("every worker is ready", |status| status["health"] == "healthy");
+    let router = master.router();
+    process::freeze(router);
+    place.order_reload(&text(61_602));
+    place.says("the router hands over");
+    // They wait in the kernel's queue.
+    let mut waiting: Vec<_> = (0..20).map(|_| master.client()).collect();
+    for client in &mut waiting {
+        client.ask("/a");
+    }
+    for client in &mut waiting {
+        assert_eq!(client.answer().status, 200);
+    }
+    place.says("it does not hand over");
+    assert!(process::is_gone(router));
+    assert_eq!(place.status()["router"]["epoch"], 2);
+    drop(waiting);
+    master.stop();
+}
+
+#[test]
+fn a_router_that_dies_before_it_takes_over_costs_nothing_that_comes_after() {
+    assert!(
+        rustix::process::geteuid().is_root(),
+        "only root's routers can become another user: run this as root"
+    );
+    let place = Place::new();
+    let mut command = place.vestibule(WORKER);
+    command.arg(place.config(&text(61_600)));
+    let mut master = Master::launch(command);
+    place.until("every worker is ready", |status| status["health"] == "healthy");
+    let mut kept = master.client();
+    assert_eq!(kept.get("/a").status, 200);
+    let router = master.router();
+    process::freeze(router);
+    place.order_reload(&text(61_602));
+    place.says("the router hands over");
+    let next = master.children().into_iter().find(|pid| is_router(*pid) && *pid != router);
+    process::signal(next.expect("the next router"), Signal::KILL);
+    place.says("the next router does not take over");
+    process::thaw(router);
+    // Whichever of the two it is in the end.
+    let mut client = master.client();
+    assert_eq!(client.get("/b").status, 200);
+    assert_eq!(kept.get("/a").status, 200, "a worker has it, and no router");
+    place.until("a router accepts", |status| status["health"] == "healthy");
+    place.reload(&text(61_604));
+    place.until("another takes over", |status| {
+        status["health"] == "healthy" && status["router"]["epoch"].as_u64() >= Some(3)
+    });
+    assert_eq!(master.client().get("/b").status, 200);
+    drop((client, kept));
     master.stop();
 }

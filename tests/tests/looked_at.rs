@@ -169,7 +169,10 @@ fn another_router_goes_on_with_clients_that_are_looked_at() {
     assert!(is_root(), "only root's routers can become another user: run this as root");
     let place = Place::new();
     let text = |user: u32, limits: &str| {
-        format!("[router]\nuser = '{user}'\n{LONG}{}{}{}", listener(limits), pool("app"), rules())
+        // Another name every time, and the same socket.
+        let listener = listener(limits).replace("'web'", &format!("'web-{user}'"));
+        let rules = rules().replace("[[route]]", &format!("[[route]]\nlistener = 'web-{user}'"));
+        format!("[router]\nuser = '{user}'\n{LONG}{listener}{}{rules}", pool("app"))
     };
     let mut master = start(&place, &text(61_400, ""));
     let mut before = 0;

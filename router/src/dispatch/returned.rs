@@ -28,7 +28,7 @@ impl Dispatch {
             Ok(Destination { pool, slot }) => {
                 // Whoever hands it on does so for all that is its own.
                 let mut connection = connection;
-                let listener = self.names.iter().position(|it| **it == *connection.info().listener);
+                let listener = self.place_of_name(&connection.info().listener);
                 let route = Arc::clone(&connection.info().route);
                 let scope = listener.and_then(|it| self.table.scope_of_route(it, &route));
                 connection.set_scope(scope);
@@ -54,8 +54,7 @@ impl Dispatch {
 
     /// Its PROXY header is gone and its peer's limits have let it in: only the rules are asked again.
     fn route_by_rules(self: &Arc<Self>, connection: Connection) {
-        let name = &*connection.info().listener;
-        let place = self.names.iter().position(|known| known == name);
+        let place = self.place_of_name(&connection.info().listener);
         let Some(listener) = place.and_then(|place| u32::try_from(place).ok()) else {
             // The listener was removed meanwhile: no rule is about it.
             return self.reject(connection, Rejection::because(Reason::NoRoute));

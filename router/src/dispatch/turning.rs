@@ -29,8 +29,9 @@ impl Switch {
 impl Dispatch {
     /// What peers have counts on, listener by listener.
     fn keep_counts(&mut self, before: &Self) {
-        for (gate, id) in self.gates.iter_mut().zip(&self.listeners) {
-            if let Some(before) = before.gate_of(*id) {
+        for place in 0..self.gates.len() {
+            let before = before.place_in_next(self, place).and_then(|at| before.gates.get(at));
+            if let (Some(gate), Some(before)) = (self.gates.get_mut(place), before) {
                 gate.go_on_from(before);
             }
         }
@@ -38,11 +39,9 @@ impl Dispatch {
 
     /// Goes on with those who were looked at by the table before.
     fn take_over(self: &Arc<Self>, before: &Self) {
-        for (listener, id) in (0u32..).zip(&self.listeners) {
-            let Some(place) = before.listeners.iter().position(|known| known == id) else {
-                continue;
-            };
-            let looked_at = before.take_looked_at(place);
+        for (listener, place) in (0u32..).zip(0..self.listeners.len()) {
+            let Some(at) = before.place_in_next(self, place) else { continue };
+            let looked_at = before.take_looked_at(at);
             if looked_at.is_empty() {
                 continue;
             }
@@ -59,6 +58,12 @@ impl Dispatch {
             // The listener was removed meanwhile: no rule is about it.
             return self.reject(one.connection, Rejection::because(Reason::NoRoute));
         };
+        let mut one = one;
+        if let Some(name) = self.names.get(listener as usize)
+            && *one.connection.info().listener != **name
+        {
+            one.connection.info_mut().listener = name.as_str().into();
+        }
         let inspection = Inspection::again(one, listener, gate, self.first_goal());
         self.begin(state, inspection, Instant::now());
     }
@@ -108,7 +113,7 @@ impl Dispatch {
 
     /// Counts a connection of a peer's that another router let in, which waits for a worker.
     pub(crate) fn count_again(&self, connection: &mut Connection) {
-        let place = self.names.iter().position(|name| **name == *connection.info().listener);
+        let place = self.place_of_name(&connection.info().listener);
         if let Some(gate) = place.and_then(|place| self.gates.get(place)) {
             gate.count(connection, Instant::now());
         }
@@ -133,6 +138,24 @@ impl Dispatch {
                 limits.has_used(*network, *ahead, now);
             }
         }
+    }
+
+    /// Where the listener stands here that has this place in the next table: it may have had another
+    /// number, with another name.
+    fn place_in_next(&self, next: &Self, place: usize) -> Option<usize> {
+        let find = |id: u32| self.listeners.iter().position(|known| *known == id);
+        let former = next.former.get(place).into_iter().flatten();
+        let mut numbers = next.listeners.get(place).into_iter().chain(former.map(|(id, _)| id));
+        numbers.find_map(|id| find(*id))
+    }
+
+    /// Where the listener stands that has this name, or had it before.
+    pub(super) fn place_of_name(&self, name: &str) -> Option<usize> {
+        let had = |former: &Vec<(u32, String)>| former.iter().any(|(_, known)| known == name);
+        self.names
+            .iter()
+            .position(|known| known == name)
+            .or_else(|| self.former.iter().position(had))
     }
 
     fn gate_of(&self, listener: u32) -> Option<&Gate> {

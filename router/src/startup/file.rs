@@ -48,6 +48,7 @@ pub(crate) fn layout(
             unchecked: *listener.reuse == config::Reuse::Connection,
             // Given later.
             id: 0,
+            former: Vec::new(),
             name,
             proxies: listener.proxies.iter().map(ToString::to_string).collect(),
             outer_hello: *listener.outer_hello,

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use vestibule_protocol::supervision::{PoolSetup, Setup, SlotMode, SlotSetup, ToRouter};
+use vestibule_protocol::supervision::{
+    ListenerSetup, PoolSetup, Setup, SlotMode, SlotSetup, ToRouter,
+};
 
 use super::plan::{Layout, Present};
 use super::pools::{Listening, Pool, worker_name};
@@ -254,6 +256,7 @@ impl Master {
                     } else {
                         differences.push(format!("listener {name}: was {}", setup.name));
                     }
+                    listening.setup.former = former(setup, &name);
                 }
             }
             new.push(listening);
@@ -340,6 +343,19 @@ impl Master {
 enum Step {
     Resize(u32, u32),
     Roll(u32),
+}
+
+/// What the listener was called before: connections of those days may still come back.
+fn former(before: ListenerSetup, name: &str) -> Vec<(u32, String)> {
+    /// Whoever renames a listener every day knows connections that are two weeks old.
+    const MOST: usize = 16;
+    let ListenerSetup { id, name: last, mut former, .. } = before;
+    if last != name {
+        former.insert(0, (id, last));
+    }
+    former.retain(|(_, known)| known != name);
+    former.truncate(MOST);
+    former
 }
 
 fn tell_routes(old: &[(String, String)], new: &[(String, String)], differences: &mut Vec<String>) {
