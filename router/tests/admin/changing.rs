@@ -70,6 +70,7 @@ fn a_restart_replaces_one_worker_after_the_other_and_loses_nothing() {
     let before = running.until_healthy(3);
     let load = Load::on(running.address);
     for round in 1..=2u64 {
+        load.flows(30);
         running.succeed(&["restart", "app"]);
         let mut most = 0;
         running.until("every worker is a new one", |status| {
@@ -81,6 +82,7 @@ fn a_restart_replaces_one_worker_after_the_other_and_loses_nothing() {
         });
         assert!(most <= 4, "one at a time, not {most}");
     }
+    load.flows(50);
     let (count, by) = load.end();
     assert!(count > 50, "{count} requests are no load");
     assert_eq!(by.into_iter().collect::<Vec<_>>(), ["app-1", "app-2", "app-3"]);
@@ -163,6 +165,7 @@ fn a_reload_adds_removes_renames_and_resizes_under_load() {
         pool("next", 1, ""),
     );
     for round in 0..3 {
+        load.flows(30);
         let said = run.becomes(&second);
         for line in [
             "listener front: was web",
@@ -189,6 +192,7 @@ fn a_reload_adds_removes_renames_and_resizes_under_load() {
     write(&run.file, &run.socket, &second);
     signal(&run.running.status()["supervisor"]["pid"], Signal::HUP);
     run.running.until_healthy(4);
+    load.flows(50);
     let (count, _) = load.end();
     assert!(count > 50, "{count} requests are no load");
     let status = run.running.status();
@@ -224,6 +228,7 @@ fn another_user_of_the_router_means_another_router_and_loses_nothing() {
     let before = run.running.until_healthy(2);
     let load = Load::on(run.running.address);
     for round in 1..=3u32 {
+        load.flows(30);
         let said = run.becomes(&with(61_300 + round));
         assert!(said.contains("router: another user"), "{said}");
         let status = run.running.until("the next router accepts", |status| {
@@ -238,6 +243,7 @@ fn another_user_of_the_router_means_another_router_and_loses_nothing() {
         assert!(text.contains(&format!("Uid:\t{}\t", 61_300 + round)), "{uid} {text}");
         assert_eq!(status["router"]["last-exit"]["code"], 0, "the one before it ended by itself");
     }
+    load.flows(50);
     let (count, _) = load.end();
     assert!(count > 50, "{count} requests are no load");
     let status = run.running.status();

@@ -55,8 +55,10 @@ fn scaling_and_draining_under_load_lose_no_connection() {
     running.until_healthy(2);
     let load = Load::on(running.address);
     for round in 1..=3 {
+        load.flows(30);
         running.succeed(&["scale", "app", "4"]);
         running.until_healthy(4);
+        load.flows(30);
         running.succeed(&["scale", "app", "2"]);
         // Wanted again while the retired ones may still finish.
         running.succeed(&["scale", "app", "3"]);
@@ -71,6 +73,7 @@ fn scaling_and_draining_under_load_lose_no_connection() {
         running.succeed(&["scale", "app", "2"]);
         running.until_healthy(2);
     }
+    load.flows(50);
     let (count, by) = load.end();
     assert!(count > 100, "{count} requests are no load");
     assert!(by.contains("app-3") && by.contains("app-4"), "{by:?}");

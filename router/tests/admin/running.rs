@@ -8,7 +8,7 @@ use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Output, Stdio};
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -262,24 +262,39 @@ type Served = Result<(u64, BTreeSet<String>), String>;
 /// Clients that ask all the time.
 pub(crate) struct Load {
     stop: Arc<AtomicBool>,
+    served: Arc<AtomicU64>,
     clients: Vec<JoinHandle<Served>>,
 }
 
 impl Load {
     pub(crate) fn on(address: SocketAddr) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
+        let served = Arc::new(AtomicU64::new(0));
         let client = |_| {
-            let stop = Arc::clone(&stop);
+            let (stop, served) = (Arc::clone(&stop), Arc::clone(&served));
             std::thread::spawn(move || {
                 let (mut count, mut workers) = (0, BTreeSet::new());
                 while !stop.load(Ordering::Relaxed) {
                     workers.insert(get(address)?);
                     count += 1;
+                    served.fetch_add(1, Ordering::Relaxed);
                 }
                 Ok((count, workers))
             })
         };
-        Self { clients: (0..4).map(client).collect(), stop }
+        Self { clients: (0..4).map(client).collect(), stop, served }
+    }
+
+    /// Waits until so many more were answered, or a client has failed.
+    pub(crate) fn flows(&self, more: u64) {
+        let begin = Instant::now();
+        let before = self.served.load(Ordering::Relaxed);
+        while self.served.load(Ordering::Relaxed) < before + more
+            && !self.clients.iter().any(JoinHandle::is_finished)
+        {
+            assert!(begin.elapsed() < DEADLINE, "nobody is answered");
+            std::thread::yield_now();
+        }
     }
 
     /// Ends; every request was answered. How many, and by whom.
