@@ -21,7 +21,7 @@ const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
 
 /// Every other time the listener has another name, and the same socket.
 fn text(user: u32) -> String {
-    let listener = if user % 2 == 0 { "web" } else { "front" };
+    let listener = if user.is_multiple_of(2) { "web" } else { "front" };
     let pool = |name: &str| {
         format!(
             "[[pool]]\nname = '{name}'\ncommand = [{WORKER:?}, 'serve']\nworkers = 2\n\
