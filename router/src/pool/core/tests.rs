@@ -26,6 +26,7 @@ use crate::options::WorkerOptions;
 use crate::pool::slot::{Obstruction, State};
 use crate::ticket::Tickets;
 
+mod anything;
 mod living;
 mod refusing;
 
