@@ -268,6 +268,29 @@ fn a_router_that_dies_while_it_tries_a_script_has_changed_nothing() {
     run.stop();
 }
 
+#[test]
+fn a_signal_that_comes_while_a_script_is_tried_has_its_reload_afterwards() {
+    let mut run = Run::of(ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
+    let router = run.master.router();
+    vestibule_tests::process::freeze(router);
+    let reloads = || run.place.told("the configuration is reloaded").len();
+    run.rewrite("onconnection = ({ connection }) => connection.reject(451);");
+    std::thread::scope(|scope| {
+        let asks = scope.spawn(|| run.place.ask(&json!({"command": "reload"})));
+        run.place.says("Reload");
+        run.rewrite("onconnection = ({ connection }) => connection.reject(410);");
+        run.master.signal(rustix::process::Signal::HUP);
+        // It is heard before what is asked after it.
+        run.place.ask(&json!({"command": "status"}));
+        assert_eq!(reloads(), 0);
+        vestibule_tests::process::thaw(router);
+        assert_eq!(asks.join().unwrap()["answer"], "done");
+    });
+    until("both are made", || reloads() == 2);
+    until("the last script decides", || run.get("127.0.0.1").status == 410);
+    run.stop();
+}
+
 /// A request with these further lines, from this address.
 fn ask(run: &Run, from: &str, lines: &str) -> Response {
     let mut client = run.client(from);
