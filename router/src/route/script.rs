@@ -21,6 +21,7 @@ mod globals;
 mod message;
 mod pools;
 mod request;
+mod start;
 mod switch;
 #[cfg(test)]
 mod tests;

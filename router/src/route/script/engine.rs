@@ -4,42 +4,24 @@ use std::cell::RefCell;
 use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use rquickjs::context::EvalOptions;
 use rquickjs::function::IntoArgs;
-use rquickjs::object::Property;
 use rquickjs::promise::PromiseState;
-use rquickjs::{Class, Context, Ctx, Function, JsLifetime, Promise, Result, Runtime, Value};
+use rquickjs::{Class, Context, Ctx, Function, JsLifetime, Promise, Result, Value};
 
 use super::book::{Book, Closed, Register, Ticket};
 use super::clock::Clock;
 use super::connection::{JsConnection, cause_text};
 use super::failure::{Failure, FailureKind, Failures};
 use super::request::{JsHead, JsHello};
+use super::start::{START, start};
 use super::switch::{Position, Switch};
-use super::{Limits, Outcome, Pools, Source, Subject, globals, pools};
+use super::{Limits, Outcome, Pools, Source, Subject, pools};
 use crate::inspect::{Cause, Fact, Facts, Speech};
-
-/// Stack of a script, in bytes. The router's thread has far more.
-const STACK: usize = 256 * 1024;
-
-/// Time for a script's top level, which is run once: it may build tables.
-const START: Duration = Duration::from_secs(1);
 
 /// Name of the error that a script gets for what cannot be known.
 pub(super) const UNKNOWN: &str = "NotReadableError";
-
-/// Name of the code around the script, in stacks.
-const OWN: &str = "vestibule";
-
-/// Calls the script's handler, which may change: `onconnection` is looked up each time.
-/// An object's layout is made anew when no object has it: one of each is kept, so that it is there.
-const DISPATCH: &str = "{
-  const dispatch = (connection) => onconnection({ connection });
-  dispatch.kept = { connection: null };
-  dispatch;
-}";
 
 /// Which look a script asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -59,17 +41,31 @@ pub(super) struct Want<'js> {
 
 /// What this module keeps in the runtime: it is dropped with it, never after.
 #[derive(JsLifetime)]
-struct Handles<'js> {
+pub(super) struct Handles<'js> {
     dispatch: Function<'js>,
     /// Promises that wait for a client's bytes, by the connection's number.
     wants: RefCell<HashMap<u64, Vec<Want<'js>>>>,
     /// Promises of handlers that wait, by the connection's number.
     handlers: RefCell<HashMap<u64, Promise<'js>>>,
-    /// One object of each kind that every decision makes, see [`DISPATCH`].
+    /// One object of each kind that every decision makes, see `start`.
     kept_connection: RefCell<Option<Value<'js>>>,
     kept_head: RefCell<Option<Value<'js>>>,
     #[expect(dead_code, reason = "it is there to be there")]
     kept_promise: Vec<Value<'js>>,
+}
+
+impl<'js> Handles<'js> {
+    pub(super) fn new(ctx: &Ctx<'js>, dispatch: Function<'js>) -> Result<Self> {
+        let (promise, resolve, reject) = Promise::new(ctx)?;
+        Ok(Self {
+            dispatch,
+            wants: RefCell::new(HashMap::new()),
+            handlers: RefCell::new(HashMap::new()),
+            kept_connection: RefCell::new(None),
+            kept_head: RefCell::new(None),
+            kept_promise: vec![promise.into_value(), resolve.into_value(), reject.into_value()],
+        })
+    }
 }
 
 impl<'js> Want<'js> {
@@ -436,82 +432,4 @@ impl<S: Subject> Engine<S> {
 
 fn call<'js, A: IntoArgs<'js>>(function: &Function<'js>, args: A) -> Result<Value<'js>> {
     function.call(args)
-}
-
-/// A new context in which the script's top level has run.
-fn start(
-    source: &Source,
-    limits: &Limits,
-    pools: &Arc<dyn Pools>,
-    clock: &Clock,
-) -> std::result::Result<Context, Failure> {
-    let name = source.name.as_str();
-    let no_memory = |_| Failure::new(FailureKind::Memory, name, "there is no memory for a script");
-    let runtime = Runtime::new().map_err(no_memory)?;
-    runtime.set_max_stack_size(STACK);
-    runtime.set_interrupt_handler(Some(Box::new(clock.handler())));
-    let context = Context::full(&runtime).map_err(no_memory)?;
-    // What the engine itself needs is not the script's.
-    let own = usize::try_from(runtime.memory_usage().malloc_size).unwrap_or_default();
-    runtime.set_memory_limit(limits.memory.saturating_add(own));
-    clock.begin(START);
-    context.with(|ctx| {
-        prepare(&ctx, pools).map_err(|_| {
-            ctx.catch();
-            Failure::new(FailureKind::Memory, name, "there is not enough memory for a script")
-        })?;
-        let mut options = EvalOptions::default();
-        options.global = true;
-        options.strict = false;
-        options.filename = Some(name.replace('\0', "?"));
-        let result = ctx.eval_with_options::<Value, _>(source.text.as_str(), options);
-        if result.is_err() {
-            let thrown = ctx.catch();
-            if clock.expired() {
-                return Err(Failure::time(name, &Limits { time: START, ..*limits }));
-            }
-            return Err(Failure::thrown(&ctx, &thrown, name));
-        }
-        while !clock.expired() && ctx.execute_pending_job() {}
-        if clock.expired() {
-            return Err(Failure::time(name, &Limits { time: START, ..*limits }));
-        }
-        // As the handler is called: it may be a `const`.
-        let mut options = EvalOptions::default();
-        options.strict = false;
-        options.filename = Some(OWN.to_owned());
-        let kind = ctx.eval_with_options::<String, _>("typeof onconnection", options);
-        match kind.as_deref() {
-            Ok("function") => Ok(()),
-            _ => {
-                ctx.catch();
-                let message = "the script sets no handler: `onconnection = ({ connection }) => …`";
-                Err(Failure::new(FailureKind::NoHandler, name, message))
-            }
-        }
-    })?;
-    Ok(context)
-}
-
-/// Everything that is there before the script.
-fn prepare(ctx: &Ctx<'_>, pools: &Arc<dyn Pools>) -> Result<()> {
-    globals::define(ctx)?;
-    pools::define(ctx, pools)?;
-    let handler = Property::from(Value::new_null(ctx.clone()));
-    ctx.globals().prop("onconnection", handler.writable().configurable().enumerable())?;
-    let mut options = EvalOptions::default();
-    options.filename = Some(OWN.to_owned());
-    let dispatch: Function = ctx.eval_with_options(DISPATCH, options)?;
-    let (promise, resolve, reject) = Promise::new(ctx)?;
-    let handles = Handles {
-        dispatch,
-        wants: RefCell::new(HashMap::new()),
-        handlers: RefCell::new(HashMap::new()),
-        kept_connection: RefCell::new(None),
-        kept_head: RefCell::new(None),
-        kept_promise: vec![promise.into_value(), resolve.into_value(), reject.into_value()],
-    };
-    // The first of its type in a new runtime, so there is nothing that it could replace.
-    ctx.store_userdata(handles).map_err(|_| rquickjs::Error::Unknown)?;
-    Ok(())
 }

@@ -1,0 +1,100 @@
+//! A script's context, from nothing to a handler that can be called.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use rquickjs::context::EvalOptions;
+use rquickjs::object::Property;
+use rquickjs::{Context, Ctx, Function, Result, Runtime, Value};
+
+use super::clock::Clock;
+use super::engine::Handles;
+use super::failure::{Failure, FailureKind};
+use super::{Limits, Pools, Source, globals, pools};
+
+/// Stack of a script, in bytes. The router's thread has far more.
+const STACK: usize = 256 * 1024;
+
+/// Time for a script's top level, which is run once: it may build tables.
+pub(super) const START: Duration = Duration::from_secs(1);
+
+/// Name of the code around the script, in stacks.
+const OWN: &str = "vestibule";
+
+/// Calls the script's handler, which may change: `onconnection` is looked up each time.
+/// An object's layout is made anew when no object has it: one of each is kept, so that it is there.
+const DISPATCH: &str = "{
+  const dispatch = (connection) => onconnection({ connection });
+  dispatch.kept = { connection: null };
+  dispatch;
+}";
+
+/// A new context in which the script's top level has run.
+pub(super) fn start(
+    source: &Source,
+    limits: &Limits,
+    pools: &Arc<dyn Pools>,
+    clock: &Clock,
+) -> std::result::Result<Context, Failure> {
+    let name = source.name.as_str();
+    let no_memory = |_| Failure::new(FailureKind::Memory, name, "there is no memory for a script");
+    let runtime = Runtime::new().map_err(no_memory)?;
+    runtime.set_max_stack_size(STACK);
+    runtime.set_interrupt_handler(Some(Box::new(clock.handler())));
+    let context = Context::full(&runtime).map_err(no_memory)?;
+    // What the engine itself needs is not the script's.
+    let own = usize::try_from(runtime.memory_usage().malloc_size).unwrap_or_default();
+    runtime.set_memory_limit(limits.memory.saturating_add(own));
+    clock.begin(START);
+    context.with(|ctx| {
+        prepare(&ctx, pools).map_err(|_| {
+            ctx.catch();
+            Failure::new(FailureKind::Memory, name, "there is not enough memory for a script")
+        })?;
+        let mut options = EvalOptions::default();
+        options.global = true;
+        options.strict = false;
+        options.filename = Some(name.replace('\0', "?"));
+        let result = ctx.eval_with_options::<Value, _>(source.text.as_str(), options);
+        if result.is_err() {
+            let thrown = ctx.catch();
+            if clock.expired() {
+                return Err(Failure::time(name, &Limits { time: START, ..*limits }));
+            }
+            return Err(Failure::thrown(&ctx, &thrown, name));
+        }
+        while !clock.expired() && ctx.execute_pending_job() {}
+        if clock.expired() {
+            return Err(Failure::time(name, &Limits { time: START, ..*limits }));
+        }
+        // As the handler is called: it may be a `const`.
+        let mut options = EvalOptions::default();
+        options.strict = false;
+        options.filename = Some(OWN.to_owned());
+        let kind = ctx.eval_with_options::<String, _>("typeof onconnection", options);
+        match kind.as_deref() {
+            Ok("function") => Ok(()),
+            _ => {
+                ctx.catch();
+                let message = "the script sets no handler: `onconnection = ({ connection }) => …`";
+                Err(Failure::new(FailureKind::NoHandler, name, message))
+            }
+        }
+    })?;
+    Ok(context)
+}
+
+/// Everything that is there before the script.
+fn prepare(ctx: &Ctx<'_>, pools: &Arc<dyn Pools>) -> Result<()> {
+    globals::define(ctx)?;
+    pools::define(ctx, pools)?;
+    let handler = Property::from(Value::new_null(ctx.clone()));
+    ctx.globals().prop("onconnection", handler.writable().configurable().enumerable())?;
+    let mut options = EvalOptions::default();
+    options.filename = Some(OWN.to_owned());
+    let dispatch: Function = ctx.eval_with_options(DISPATCH, options)?;
+    let handles = Handles::new(ctx, dispatch)?;
+    // The first of its type in a new runtime, so there is nothing that it could replace.
+    ctx.store_userdata(handles).map_err(|_| rquickjs::Error::Unknown)?;
+    Ok(())
+}
