@@ -38,6 +38,8 @@ pub struct Setting<'s> {
     pub faulty: &'s [&'s str],
     /// Lines of `[router]`.
     pub router: &'s str,
+    /// Lines of the faulty pool's route: without any, nobody is looked at.
+    pub route: &'s str,
     /// Lines of the faulty pool.
     pub pool: &'s str,
     /// Variables of the faulty pool's workers.
@@ -192,7 +194,7 @@ fn configuration(setting: &Setting<'_>, ledger: &Ledger) -> String {
         "[router]\n{}\n\
          [[listener]]\nname = \"faulty\"\naddress = \"127.0.0.1:0\"\n\
          [[listener]]\nname = \"others\"\naddress = \"127.0.0.1:0\"\n\
-         [[route]]\nlistener = \"faulty\"\npool = \"faulty\"\n\
+         [[route]]\nlistener = \"faulty\"\npool = \"faulty\"\n{}\n\
          [[route]]\nlistener = \"others\"\npool = \"others\"\n\
          [[pool]]\nname = \"faulty\"\ncommand = [{}]\nworkers = {WORKERS}\n{user}env = {{ {env} }}\n\
          restart = {{ delay = \"20ms\", max-delay = \"20ms\" }}\n\
@@ -200,6 +202,7 @@ fn configuration(setting: &Setting<'_>, ledger: &Ledger) -> String {
          [[pool]]\nname = \"others\"\ncommand = [{}]\nworkers = {WORKERS}\n{user}\
          env = {{ {} = {path:?} }}\n",
         setting.router,
+        setting.route,
         quoted(faulty),
         setting.pool,
         quoted(&good),

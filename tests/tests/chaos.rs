@@ -36,7 +36,7 @@ const POOL: &str = "queue = { max = 10000, timeout = \"1m\" }";
 const ROUTER: &str = "max-attempts = 100\nstuck-timeout = \"2s\"";
 
 const SETTING: Setting<'_> =
-    Setting { worker: WORKER, pool: POOL, router: ROUTER, faulty: &[], env: &[] };
+    Setting { worker: WORKER, pool: POOL, router: ROUTER, route: "", faulty: &[], env: &[] };
 
 const BALANCES: [&str; 3] = ["least-connections", "round-robin", "hash:peer-ip"];
 

@@ -21,10 +21,15 @@ const MANY: usize = 100;
 
 const REQUEST: &[u8] = b"GET / HTTP/1.1\r\nhost: test\r\n\r\n";
 
+/// Clients have to be looked at before a worker is chosen.
+fn inspected() -> Setting<'static> {
+    Setting { route: "host = [\"test\"]", router: "inspect-timeout = \"1s\"", ..Setting::default() }
+}
+
 /// Something is done by clients of one pool while those of the other come and go.
-fn beside(name: &str, pool: &str, deed: impl FnOnce(&mut Scene)) {
+fn beside(name: &str, setting: Setting<'_>, deed: impl FnOnce(&mut Scene)) {
     let _turn = turn();
-    let mut scene = Scene::start(&Setting { worker: WORKER, pool, ..Setting::default() });
+    let mut scene = Scene::start(&Setting { worker: WORKER, ..setting });
     let others = Load::start(scene.others, 2);
     others.flows(300);
     others.next_phase();
@@ -58,39 +63,43 @@ fn outcome(stream: &mut TcpStream) -> Outcome {
 
 #[test]
 fn clients_that_say_nothing_hold_up_nobody() {
-    beside("silent", "", |scene| {
-        let silent: Vec<TcpStream> = (0..MANY).map(|_| connect(scene.faulty)).collect();
-        let load = Load::start(scene.others, 1);
-        load.flows(100);
-        load.end().assert_all_answered();
-        drop(silent);
-    });
+    for (name, setting) in [("silent", Setting::default()), ("silent, inspected", inspected())] {
+        beside(name, setting, |scene| {
+            let silent: Vec<TcpStream> = (0..MANY).map(|_| connect(scene.faulty)).collect();
+            let load = Load::start(scene.others, 1);
+            load.flows(100);
+            load.end().assert_all_answered();
+            drop(silent);
+        });
+    }
 }
 
 #[test]
 fn clients_that_reset_at_every_stage_leave_nothing_behind() {
-    beside("reset", "", |scene| {
-        for number in 0..4 * MANY {
-            let mut stream = connect(scene.faulty);
-            match number % 4 {
-                // Before anybody has accepted it, perhaps.
-                0 => {}
-                1 => stream.write_all(&REQUEST[..10]).unwrap(),
-                2 => stream.write_all(REQUEST).unwrap(),
-                _ => {
-                    stream.write_all(REQUEST).unwrap();
-                    assert_eq!(outcome(&mut stream), Outcome::Answered);
+    for (name, setting) in [("reset", Setting::default()), ("reset, inspected", inspected())] {
+        beside(name, setting, |scene| {
+            for number in 0..4 * MANY {
+                let mut stream = connect(scene.faulty);
+                match number % 4 {
+                    // Before anybody has accepted it, perhaps.
+                    0 => {}
+                    1 => stream.write_all(&REQUEST[..10]).unwrap(),
+                    2 => stream.write_all(REQUEST).unwrap(),
+                    _ => {
+                        stream.write_all(REQUEST).unwrap();
+                        assert_eq!(outcome(&mut stream), Outcome::Answered);
+                    }
                 }
+                reset(stream);
             }
-            reset(stream);
-        }
-    });
+        });
+    }
 }
 
 #[test]
 fn clients_that_reset_while_they_wait_leave_nothing_behind() {
     let pool = "max-connections = 1\nqueue = { max = 1000, timeout = \"60s\" }";
-    beside("reset while waiting", pool, |scene| {
+    beside("reset while waiting", Setting { pool, ..Setting::default() }, |scene| {
         // Each worker has its one client, and keeps it.
         let mut busy: Vec<TcpStream> = (0..2).map(|_| connect(scene.faulty)).collect();
         for stream in &mut busy {
@@ -107,30 +116,55 @@ fn clients_that_reset_while_they_wait_leave_nothing_behind() {
 
 #[test]
 fn clients_that_have_said_all_are_answered() {
-    beside("half-closed", "", |scene| {
-        for _ in 0..MANY {
-            let mut asked = connect(scene.faulty);
-            asked.write_all(REQUEST).unwrap();
-            asked.shutdown(Shutdown::Write).unwrap();
-            assert_eq!(outcome(&mut asked), Outcome::Answered);
-            let mut silent = connect(scene.faulty);
-            silent.shutdown(Shutdown::Write).unwrap();
-            assert_eq!(outcome(&mut silent), Outcome::Ended);
-        }
-    });
+    let settings = [("half-closed", Setting::default()), ("half-closed, inspected", inspected())];
+    for (name, setting) in settings {
+        beside(name, setting, |scene| {
+            for _ in 0..MANY {
+                let mut asked = connect(scene.faulty);
+                asked.write_all(REQUEST).unwrap();
+                asked.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(outcome(&mut asked), Outcome::Answered);
+                let mut silent = connect(scene.faulty);
+                silent.shutdown(Shutdown::Write).unwrap();
+                assert_eq!(outcome(&mut silent), Outcome::Ended);
+            }
+        });
+    }
 }
 
 /// An urgent byte is not among the others unless a worker asks for it there.
 #[test]
 fn clients_that_send_urgent_data_are_answered() {
-    beside("urgent", "", |scene| {
-        for at in 0..MANY {
-            let mut stream = connect(scene.faulty);
-            let (one, two) = REQUEST.split_at(at % REQUEST.len());
-            stream.write_all(one).unwrap();
-            rustix::net::send(&stream, b"!", SendFlags::OOB).unwrap();
-            stream.write_all(two).unwrap();
+    beside("urgent", Setting::default(), |scene| {
+        for (at, mut stream) in urgent(scene.faulty, 0) {
             assert_eq!(outcome(&mut stream), Outcome::Answered, "at {at}");
         }
     });
+}
+
+/// Nobody can look past an urgent byte without taking what is before it: whoever hides so what a rule
+/// asks for is turned away, and told so.
+#[test]
+fn clients_that_hide_behind_urgent_data_are_rejected() {
+    beside("urgent, inspected", inspected(), |scene| {
+        for (at, mut stream) in urgent(scene.faulty, 1) {
+            let rejected = Outcome::Rejected("not-http".to_owned());
+            assert_eq!(outcome(&mut stream), rejected, "at {at}");
+        }
+    });
+}
+
+/// Clients that have sent a request with an urgent byte, each at another place of it, from `first` on.
+fn urgent(address: SocketAddr, first: usize) -> Vec<(usize, TcpStream)> {
+    let client = |number: usize| {
+        let mut stream = connect(address);
+        let at = first + number % (REQUEST.len() - first);
+        let (one, two) = REQUEST.split_at(at);
+        stream.write_all(one).unwrap();
+        rustix::net::send(&stream, b"!", SendFlags::OOB).unwrap();
+        // It may have been turned away by now.
+        let _ = stream.write_all(two);
+        (at, stream)
+    };
+    (0..MANY).map(client).collect()
 }

@@ -76,7 +76,10 @@ impl PausedConnection {
 
     fn look(&self) -> Result<Option<Counts>, Errno> {
         let descriptor = self.descriptor.as_fd();
-        look(|| tcp::info(descriptor), || Ok((tcp::unread(descriptor)?, tcp::unsent(descriptor)?)))
+        look(
+            || tcp::info(descriptor),
+            || Ok((tcp::all_unread(descriptor)?, tcp::unsent(descriptor)?)),
+        )
     }
 
     /// Bytes that workers had written to the client when the router got it.
@@ -210,7 +213,7 @@ mod tests {
 
     /// Waits until the kernel has seen what the client did.
     fn until(paused: &PausedConnection, unread: u64, fin: bool) {
-        while tcp::unread(paused.as_fd()).unwrap() < unread
+        while tcp::all_unread(paused.as_fd()).unwrap() < unread
             || tcp::is_read_closed(paused.as_fd()) != fin
         {
             std::thread::yield_now();
@@ -236,6 +239,21 @@ mod tests {
         until(&paused, 5, false);
         assert_eq!(worker.peek(&mut [0; 5]).unwrap(), 5);
         assert_eq!(paused.touched(), Touched::No);
+    }
+
+    #[test]
+    fn urgent_data_that_nobody_read_do_not_touch_and_hide_no_read() {
+        let (mut client, mut worker, paused) = connection();
+        client.write_all(b"befor").unwrap();
+        rustix::net::send(&client, b"!", rustix::net::SendFlags::OOB).unwrap();
+        client.write_all(b"after").unwrap();
+        until(&paused, 11, false);
+        assert_eq!(paused.touched(), Touched::No);
+        worker.read_exact(&mut [0; 1]).unwrap();
+        assert_eq!(paused.touched(), Touched::Yes);
+        // The byte is not among the others, for whoever reads on.
+        worker.read_exact(&mut [0; 9]).unwrap();
+        assert_eq!(tcp::all_unread(paused.as_fd()), Ok(0));
     }
 
     #[test]

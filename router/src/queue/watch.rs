@@ -105,7 +105,9 @@ impl Sign {
     ///
     /// `read`: whether a worker has read of it what the next one is to answer.
     pub(crate) fn client(self, connection: impl AsFd, read: bool) -> Client {
-        judge(self.flags, || u64::from(read) + tcp::unread(connection.as_fd()).unwrap_or_default())
+        judge(self.flags, || {
+            u64::from(read) + tcp::all_unread(connection.as_fd()).unwrap_or_default()
+        })
     }
 }
 

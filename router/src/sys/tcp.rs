@@ -6,6 +6,7 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 #[cfg(test)]
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
+use rustix::net::sockopt;
 
 /// Byte counts of a TCP connection since it was established.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -76,9 +77,18 @@ pub(crate) fn info(socket: BorrowedFd<'_>) -> Result<Option<TcpInfo>, Errno> {
     }))
 }
 
-/// Bytes in the receive queue (`SIOCINQ`).
+/// Bytes in the receive queue (`SIOCINQ`), up to an urgent one: as far as a read gets.
 pub(crate) fn unread(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
     rustix::io::ioctl_fionread(socket)
+}
+
+/// All bytes in the receive queue, urgent ones and those behind them included.
+pub(crate) fn all_unread(socket: BorrowedFd<'_>) -> Result<u64, Errno> {
+    sockopt::set_socket_oobinline(socket, true)?;
+    let bytes = unread(socket);
+    // As every new socket has it, whatever a worker has made of it.
+    sockopt::set_socket_oobinline(socket, false)?;
+    bytes
 }
 
 /// Bytes written and not yet acknowledged by the client, those held back (`TCP_CORK`) included
