@@ -41,7 +41,6 @@ pub mod options;
 mod pool;
 mod queue;
 pub mod reject;
-mod rest;
 #[cfg(feature = "cli")]
 pub mod role;
 pub mod route;
@@ -62,7 +61,6 @@ pub use listener::{ListenError, Listener};
 pub use options::{Output, Restart, WorkerOptions};
 pub use pool::core::{Counters, Refused};
 pub use pool::{Balance, Otherwise, WhenFull};
-pub use rest::before_sleep;
 pub use supervisor::identity::IdentityError;
 pub use transfer::Transfer;
 pub use vestibule_protocol::{

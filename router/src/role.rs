@@ -62,7 +62,6 @@ pub enum RoleError {
 /// See [`RoleError`].
 pub fn run(control: OwnedFd) -> Result<(), RoleError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
-        .on_thread_park(crate::rest::before_sleep())
         .enable_all()
         .build()
         .map_err(RoleError::Runtime)?;
