@@ -136,7 +136,7 @@ fn clients_that_have_said_all_are_answered() {
 #[test]
 fn clients_that_send_urgent_data_are_answered() {
     beside("urgent", Setting::default(), |scene| {
-        for (at, mut stream) in urgent(scene.faulty, 0) {
+        for (at, mut stream) in urgent(scene.faulty) {
             assert_eq!(outcome(&mut stream), Outcome::Answered, "at {at}");
         }
     });
@@ -147,18 +147,21 @@ fn clients_that_send_urgent_data_are_answered() {
 #[test]
 fn clients_that_hide_behind_urgent_data_are_rejected() {
     beside("urgent, inspected", inspected(), |scene| {
-        for (at, mut stream) in urgent(scene.faulty, 1) {
+        for (at, mut stream) in urgent(scene.faulty) {
+            let outcome = outcome(&mut stream);
+            // With nothing before it there is nothing to be taken, if the rest is there in time.
+            let seen = at == 0 && outcome == Outcome::Answered;
             let rejected = Outcome::Rejected("not-http".to_owned());
-            assert_eq!(outcome(&mut stream), rejected, "at {at}");
+            assert!(seen || outcome == rejected, "{outcome:?} at {at}");
         }
     });
 }
 
-/// Clients that have sent a request with an urgent byte, each at another place of it, from `first` on.
-fn urgent(address: SocketAddr, first: usize) -> Vec<(usize, TcpStream)> {
+/// Clients that have sent a request with an urgent byte, each at another place of it.
+fn urgent(address: SocketAddr) -> Vec<(usize, TcpStream)> {
     let client = |number: usize| {
         let mut stream = connect(address);
-        let at = first + number % (REQUEST.len() - first);
+        let at = number % REQUEST.len();
         let (one, two) = REQUEST.split_at(at);
         stream.write_all(one).unwrap();
         rustix::net::send(&stream, b"!", SendFlags::OOB).unwrap();

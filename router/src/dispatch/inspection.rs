@@ -20,6 +20,7 @@ use crate::reject::Reason;
 #[cfg(feature = "script")]
 use crate::route::script::Ticket;
 use crate::route::{Networks, Outcome, RuleError, Table};
+use crate::sys::tcp;
 
 /// What stands between a listener and its rules.
 #[derive(Debug)]
@@ -378,7 +379,10 @@ impl Inspection {
         if missing > 0 {
             self.attention.looked(seen, missing, most);
             match ended {
-                Some(_) if bytes.is_empty() => return Err(Reason::ClientGone),
+                // Not so if all that it has sent yet is urgent.
+                Some(_) if bytes.is_empty() && tcp::is_read_closed(self.connection.as_fd()) => {
+                    return Err(Reason::ClientGone);
+                }
                 Some(cause) => speech = speech::give_up(speech, cause),
                 None if self.attention.is_used_up() => {
                     speech = speech::give_up(speech, Cause::TooLarge);

@@ -3,7 +3,7 @@
 use std::mem::MaybeUninit;
 use std::os::fd::{AsRawFd, BorrowedFd};
 
-#[cfg(test)]
+#[cfg(any(test, feature = "cli"))]
 use rustix::event::{PollFd, PollFlags};
 use rustix::io::Errno;
 use rustix::net::sockopt;
@@ -162,8 +162,8 @@ pub(crate) fn set_low_water(socket: BorrowedFd<'_>, bytes: u32) -> Result<(), Er
     if result == 0 { Ok(()) } else { Err(last_error()) }
 }
 
-#[cfg(test)]
 /// Whether the client has sent a FIN, or the connection is over.
+#[cfg(any(test, feature = "cli"))]
 pub(crate) fn is_read_closed(socket: BorrowedFd<'_>) -> bool {
     let mut poll = [PollFd::new(&socket, PollFlags::RDHUP)];
     let zero = rustix::event::Timespec { tv_sec: 0, tv_nsec: 0 };
