@@ -124,13 +124,13 @@ pub(crate) fn run(explain: &Explain, overrides: &Overrides) -> Result<(), NotExp
 }
 
 /// The page: of the script, where there is one, and the routes.
+#[cfg(feature = "script")]
 fn page(
     explain: &Explain,
     config: &Config,
     client: &Imagined,
     listener: usize,
 ) -> Result<String, NotExplained> {
-    #[cfg(feature = "script")]
     let page = match config.try_script() {
         None => config.explain(client, listener),
         Some(Ok(mut script)) => config.explain_scripted(client, listener, &mut script),
@@ -139,7 +139,16 @@ fn page(
             return Err(NotExplained::Configuration);
         }
     };
-    #[cfg(not(feature = "script"))]
-    let page = config.explain(client, listener);
     page.map_err(|error| NotExplained::Usage(error.to_string()))
+}
+
+/// The page of the routes.
+#[cfg(not(feature = "script"))]
+fn page(
+    _: &Explain,
+    config: &Config,
+    client: &Imagined,
+    listener: usize,
+) -> Result<String, NotExplained> {
+    config.explain(client, listener).map_err(|error| NotExplained::Usage(error.to_string()))
 }
