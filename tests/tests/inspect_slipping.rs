@@ -198,12 +198,13 @@ fn hiding_what_a_rule_looks_at_opens_nothing() {
     tls.send(&hello);
     tls.finish();
     assert_eq!(tls.end().0, [0x15, 3, 3, 0, 2, 2, 49]);
-    // An urgent byte stops every look.
+    // An urgent byte stops every look, and whoever sends one is told so.
     let mut urgent = master.client();
     urgent.send(b"GET /open HTTP/1.1\r\nhost: ");
     urgent.send_urgent(b'!');
     urgent.try_send(b"secret.example\r\n\r\n");
-    assert!(answer(&mut urgent).is_none());
+    let told = answer(&mut urgent).unwrap();
+    assert_eq!((told.status, told.header("vestibule-reason")), (400, Some("not-http")));
     // Nothing at all.
     let mut silent = master.client();
     silent.finish();
