@@ -35,18 +35,24 @@ fn text(user: u32) -> String {
     )
 }
 
-#[test]
-fn connections_that_workers_hand_back_are_not_lost_between_two_routers() {
-    const CHANGES: u32 = 10;
+/// The program with both pools and this user's router, every worker ready.
+fn start(user: u32) -> (Place, Master) {
     assert!(
         rustix::process::geteuid().is_root(),
         "only root's routers can become another user: run this as root"
     );
     let place = Place::new();
     let mut command = place.vestibule(WORKER);
-    command.arg(place.config(&text(61_500)));
+    command.arg(place.config(&text(user)));
     let master = Master::launch(command);
     place.until("every worker is ready", |status| status["health"] == "healthy");
+    (place, master)
+}
+
+#[test]
+fn connections_that_workers_hand_back_are_not_lost_between_two_routers() {
+    const CHANGES: u32 = 10;
+    let (place, master) = start(61_500);
     let (over, answered) = (AtomicBool::new(false), AtomicUsize::new(0));
     std::thread::scope(|scope| {
         for _ in 0..8 {
@@ -87,15 +93,7 @@ fn connections_that_workers_hand_back_are_not_lost_between_two_routers() {
 
 #[test]
 fn a_router_that_does_not_hand_over_is_replaced_all_the_same() {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "only root's routers can become another user: run this as root"
-    );
-    let place = Place::new();
-    let mut command = place.vestibule(WORKER);
-    command.arg(place.config(&text(61_600)));
-    let mut master = Master::launch(command);
-    place.until("every worker is ready", |status| status["health"] == "healthy");
+    let (place, mut master) = start(61_600);
     let router = master.router();
     process::freeze(router);
     place.order_reload(&text(61_602));
@@ -117,15 +115,7 @@ fn a_router_that_does_not_hand_over_is_replaced_all_the_same() {
 
 #[test]
 fn a_router_that_dies_before_it_takes_over_costs_nothing_that_comes_after() {
-    assert!(
-        rustix::process::geteuid().is_root(),
-        "only root's routers can become another user: run this as root"
-    );
-    let place = Place::new();
-    let mut command = place.vestibule(WORKER);
-    command.arg(place.config(&text(61_600)));
-    let mut master = Master::launch(command);
-    place.until("every worker is ready", |status| status["health"] == "healthy");
+    let (place, mut master) = start(61_600);
     let mut kept = master.client();
     assert_eq!(kept.get("/a").status, 200);
     let router = master.router();
