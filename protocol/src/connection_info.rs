@@ -1,9 +1,14 @@
 //! The facts of a connection that travel with it: what the router learned, as TLV.
 
+mod proxied;
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV6};
 use std::num::NonZero;
 use std::sync::Arc;
 
+pub use self::proxied::{
+    Proxied, TAG_PROXIED_ALPN, TAG_PROXIED_ID, TAG_PROXIED_NAME, TAG_PROXIED_TLS,
+};
 use crate::scope::{Scope, Scopes};
 use crate::tlv::{self, Field, Fields, TlvError};
 
@@ -88,11 +93,13 @@ pub struct ConnectionInfo {
     pub peer_credentials: Option<PeerCredentials>,
     /// Where the client wanted to go, if a proxy in front said so.
     pub destination: Option<SocketAddr>,
+    /// What else that proxy said of its client. A box, since most have none.
+    pub proxied: Option<Box<Proxied>>,
     /// Name of the listener that accepted it.
     pub listener: Arc<str>,
     /// Name of the route that chose the pool.
     pub route: Arc<str>,
-    /// Security context of the peer, if a route asked for it and there was one.
+    /// Security context of the peer, if a route, a balance or a script asked for it and there was one.
     pub peer_context: Option<Arc<str>>,
     /// When it was accepted, in nanoseconds of `CLOCK_MONOTONIC` (the same in all processes of a
     /// machine); 0 if not recorded.
@@ -123,6 +130,9 @@ impl ConnectionInfo {
         }
         if let Some(destination) = self.destination {
             put_address(out, TAG_DESTINATION, destination);
+        }
+        if let Some(proxied) = &self.proxied {
+            proxied.encode(out);
         }
         if !self.listener.is_empty() {
             tlv::put_text(out, TAG_LISTENER, &self.listener);
@@ -169,6 +179,7 @@ pub(crate) struct Builder {
     peer: Option<SocketAddr>,
     peer_credentials: Option<PeerCredentials>,
     destination: Option<SocketAddr>,
+    proxied: Option<Box<Proxied>>,
     listener: Option<Arc<str>>,
     route: Option<Arc<str>>,
     peer_context: Option<Arc<str>>,
@@ -196,7 +207,7 @@ impl Builder {
             }
             TAG_SCOPE => self.scope = Some(names.scopes.read(field.value)?),
             TAG_HANDED_BACK_BY => self.handed_back_by = Some(Box::new(names.read(field)?)),
-            _ => {}
+            _ => Proxied::take(&mut self.proxied, field)?,
         }
         Ok(())
     }
@@ -207,6 +218,7 @@ impl Builder {
             peer: self.peer,
             peer_credentials: self.peer_credentials,
             destination: self.destination,
+            proxied: self.proxied,
             listener: self.listener.unwrap_or_else(|| names.intern("")),
             route: self.route.unwrap_or_else(|| names.intern("")),
             peer_context: self.peer_context,
@@ -322,6 +334,12 @@ mod tests {
             peer: Some("127.0.0.1:51234".parse().unwrap()),
             peer_credentials: Some(PeerCredentials { pid: 4321, uid: 1000, gid: 100 }),
             destination: Some("[fe80::1%3]:443".parse().unwrap()),
+            proxied: Some(Box::new(Proxied {
+                tls: true,
+                server_name: Some("app.example.org".into()),
+                alpn: Some(b"h2"[..].into()),
+                unique_id: Some(b"\x00\xff"[..].into()),
+            })),
             listener: "web".into(),
             route: "default".into(),
             peer_context: Some("system_u:system_r:app_t:s0".into()),

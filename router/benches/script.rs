@@ -34,7 +34,7 @@ impl Subject for Client {
         "web".into()
     }
 
-    fn context(&self) -> Fact<Label> {
+    fn context(&mut self) -> Fact<Label> {
         Fact::Absent
     }
 

@@ -7,6 +7,8 @@ use std::sync::Arc;
 use vestibule_protocol::envelope::{PassedConnection, Transferable};
 use vestibule_protocol::{ConnectionInfo, Data};
 
+#[cfg(feature = "cli")]
+use crate::inspect::{Cause, Fact, Label};
 use crate::inspect::{PausedConnection, Touched};
 use crate::reject::{self, Reason, Rejection};
 use crate::route::Affinity;
@@ -87,6 +89,22 @@ impl Connection {
         self.info.peer = source;
         self.info.destination = destination;
         self.trace.proxied(source);
+    }
+
+    /// Asks the kernel for the peer's security context, which its worker is told, too.
+    #[cfg(feature = "cli")]
+    pub(crate) fn ask_context(&mut self) -> Fact<Label> {
+        let context = match Label::of_peer(&self.paused) {
+            Ok(label) => label.into(),
+            Err(_) => Fact::Unknown(Cause::Hidden),
+        };
+        self.note_context(&context);
+        context
+    }
+
+    #[cfg(feature = "cli")]
+    fn note_context(&mut self, context: &Fact<Label>) {
+        self.info.peer_context = context.as_ref().known().map(|label| Arc::clone(label.text()));
     }
 
     /// Notes what a decision says about it.
@@ -267,5 +285,23 @@ impl From<PassedConnection> for Connection {
         let returned = Returned { prefix, ..Returned::default() };
         let more = handed_back.then(|| Box::new(More { returned, ..More::default() }));
         Self { paused, info, trace, more }
+    }
+}
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    use super::*;
+
+    /// What the kernel says of a label is shown on an enforcing kernel: `tests/selinux-vm`.
+    #[test]
+    fn a_worker_is_told_the_context_that_somebody_asked_for() {
+        let (socket, _client) = std::os::unix::net::UnixStream::pair().unwrap();
+        let paused = PausedConnection::new(socket.into());
+        let mut connection = Connection::new(paused, ConnectionInfo::default());
+        let text = "staff_u:staff_r:staff_client_t:s0";
+        connection.note_context(&Fact::Known(Label::parse(text).unwrap()));
+        assert_eq!(connection.info().peer_context.as_deref(), Some(text));
+        connection.note_context(&Fact::Absent);
+        assert_eq!(connection.info().peer_context, None);
     }
 }

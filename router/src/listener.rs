@@ -223,6 +223,7 @@ impl Listener {
             peer: peer.map(canonical),
             peer_credentials,
             destination: None,
+            proxied: None,
             listener: Arc::clone(&self.name),
             route: Arc::clone(&self.route),
             peer_context: None,

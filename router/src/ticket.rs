@@ -105,6 +105,15 @@ impl Tickets {
                 }
             }
         }
+        if let Some(proxied) = &info.proxied {
+            hasher.write_u8(u8::from(proxied.tls));
+            let name = proxied.server_name.as_deref().map(str::as_bytes);
+            for part in [name, proxied.alpn.as_deref(), proxied.unique_id.as_deref()] {
+                // Its length first: where one ends and the next begins.
+                hasher.write_u64(part.map_or(u64::MAX, |part| part.len() as u64));
+                hasher.write(part.unwrap_or_default());
+            }
+        }
         hasher.write(info.listener.as_bytes());
         // Where one text ends and the other begins.
         hasher.write_u8(0xff);
@@ -119,6 +128,7 @@ mod tests {
     use crate::inspect::PausedConnection;
     use std::net::{TcpListener, TcpStream};
     use std::os::fd::AsFd;
+    use vestibule_protocol::connection_info::Proxied;
 
     fn connection(listener: &TcpListener) -> (TcpStream, Connection) {
         let client = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
@@ -155,6 +165,12 @@ mod tests {
         assert_eq!(wrong(&|info| info.accepted = 6), None);
         assert_eq!(wrong(&|info| info.peer = None), None);
         assert_eq!(wrong(&|info| info.destination = info.peer), None);
+        assert_eq!(wrong(&|info| info.proxied = Some(Box::default())), None);
+        let named = |info: &mut ConnectionInfo| {
+            let server_name = Some("admin.example.org".into());
+            info.proxied = Some(Box::new(Proxied { server_name, ..Proxied::default() }));
+        };
+        assert_eq!(wrong(&named), None);
         assert_eq!(wrong(&|info| info.listener = "internal".into()), None);
         assert_eq!(wrong(&|info| info.route = "admin".into()), None);
         assert_eq!(wrong(&|info| info.ticket = None), None);

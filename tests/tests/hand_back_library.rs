@@ -132,11 +132,31 @@ fn point_22_who_hands_back_what_it_was_never_given_is_killed() {
 
 #[test]
 fn point_22_who_hands_a_connection_back_as_another_is_killed() {
-    for what in
-        ["without-a-ticket", "another-peer", "another-listener", "another-number", "fewer-hops"]
-    {
+    for what in [
+        "without-a-ticket",
+        "another-peer",
+        "another-listener",
+        "another-number",
+        "a-proxied-name",
+        "fewer-hops",
+    ] {
         assert_killed(what);
     }
+}
+
+/// What a ticket does not prove is asked of the kernel, or is the router's own to say: a rule by user
+/// or context cannot be passed by a lie.
+#[test]
+fn point_22_what_a_worker_says_of_its_clients_user_and_context_is_not_believed() {
+    run(|world| {
+        let pool = world.pool(1, &hostile!("hands-back", "what-is-not-believed"));
+        let _client = asked(world, &pool[0], "/");
+        let back = handed_back(world, &pool[0]);
+        let info = back.connection.info();
+        assert_eq!((info.peer_credentials, &info.peer_context), (None, &None));
+        assert_eq!(info.scope, None);
+        assert_eq!(info.handed_back_by.as_deref().map(|by| &**by), Some("app-1"));
+    });
 }
 
 #[test]

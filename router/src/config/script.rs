@@ -185,7 +185,7 @@ impl Subject for Given {
         Arc::clone(&self.listener)
     }
 
-    fn context(&self) -> Fact<Label> {
+    fn context(&mut self) -> Fact<Label> {
         self.context.clone()
     }
 

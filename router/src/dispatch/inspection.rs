@@ -191,13 +191,16 @@ impl Inspection {
             true => Stage::Header,
             false => Stage::Limits,
         };
+        // What a worker hands back had its header taken off, and keeps what that said.
+        let proxied = connection.info().proxied.as_deref();
+        let announced = proxied.map(|proxied| Box::new(Announced::from_proxied(proxied)));
         Self {
             connection,
             listener,
             goal,
             known: Known {
                 speech: Speech::Unasked,
-                announced: None,
+                announced,
                 credentials: Fact::Unasked,
                 context: Fact::Unasked,
             },
@@ -264,12 +267,7 @@ impl Inspection {
                     Ok(()) => looked = true,
                     Err(reason) => return Progress::Refused(reason),
                 },
-                Some(Depth::Context) => {
-                    self.known.context = match Label::of_peer(&self.connection) {
-                        Ok(label) => label.into(),
-                        Err(_) => Fact::Unknown(Cause::Hidden),
-                    };
-                }
+                Some(Depth::Context) => self.known.context = self.connection.ask_context(),
                 Some(Depth::Credentials | Depth::Address) => {
                     let who = self.connection.info().peer_credentials;
                     self.known.credentials =
@@ -354,6 +352,7 @@ impl Inspection {
             Sender::Unix => self.connection.proxied(None, None),
         }
         if header.announced != Announced::NOTHING {
+            self.connection.info_mut().proxied = header.announced.to_proxied();
             self.known.announced = Some(Box::new(header.announced));
         }
         self.attention.begin_anew();

@@ -7,7 +7,7 @@ use vestibule_protocol::supervision::ScriptSetup;
 
 use crate::connection::Connection;
 use crate::handoff::{Cargo, Entry};
-use crate::inspect::{Cause, Fact, Label, Speech};
+use crate::inspect::{Fact, Label, Speech};
 use crate::pool::Shared;
 use crate::pool::core::Refused;
 use crate::reject::Reason;
@@ -133,11 +133,8 @@ impl Subject for Connection {
         Arc::clone(&self.info().listener)
     }
 
-    fn context(&self) -> Fact<Label> {
-        match Label::of_peer(self) {
-            Ok(label) => label.into(),
-            Err(_) => Fact::Unknown(Cause::Hidden),
-        }
+    fn context(&mut self) -> Fact<Label> {
+        self.ask_context()
     }
 
     fn user(&self) -> Fact<String> {

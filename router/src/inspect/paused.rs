@@ -3,8 +3,10 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
 use rustix::io::Errno;
+use vestibule_protocol::connection_info::PeerCredentials;
 use vestibule_protocol::sys::ClientSocket;
 
+use crate::sys::peer;
 use crate::sys::tcp::{self, Phase, TcpInfo};
 
 /// How often a connection is looked at whose client goes on sending. A window of data at most can
@@ -80,6 +82,12 @@ impl PausedConnection {
             || tcp::info(descriptor),
             || Ok((tcp::all_unread(descriptor)?, tcp::unsent(descriptor)?)),
         )
+    }
+
+    /// Who is at the other end of a Unix-domain connection; `None` for any other, or if the kernel does
+    /// not say.
+    pub(crate) fn peer_credentials(&self) -> Option<PeerCredentials> {
+        peer::credentials(self.as_fd()).ok()
     }
 
     /// Bytes that workers had written to the client when the router got it.

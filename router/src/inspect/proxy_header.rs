@@ -5,7 +5,7 @@
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
-use vestibule_protocol::connection_info::canonical;
+use vestibule_protocol::connection_info::{Proxied, canonical};
 
 use super::facts::{Cause, ClientHello, Fact};
 use super::normal;
@@ -22,6 +22,8 @@ const TEXT: &[u8] = b"PROXY ";
 const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
 /// Signature, version and command, family and protocol, length.
 const FIXED: usize = 16;
+/// Longest name of a protocol.
+const LONGEST_ALPN: usize = 255;
 /// Longest unique id (`PP2_TYPE_UNIQUE_ID`).
 const LONGEST_ID: usize = 128;
 
@@ -65,6 +67,40 @@ pub struct Announced {
 impl Announced {
     /// Nothing.
     pub const NOTHING: Self = Self { tls: None, unique_id: None };
+
+    /// As it travels with the connection, to its worker and back.
+    pub fn to_proxied(&self) -> Option<Box<Proxied>> {
+        if *self == Self::NOTHING {
+            return None;
+        }
+        let name = self.tls.as_ref().map(|hello| &hello.server_name);
+        let alpn = self.tls.as_ref().map(|hello| &hello.alpn);
+        Some(Box::new(Proxied {
+            tls: self.tls.is_some(),
+            server_name: match name {
+                Some(Fact::Known(name)) => Some(name.clone()),
+                Some(Fact::Unknown(_)) => Some("".into()),
+                Some(Fact::Absent | Fact::Unasked) | None => None,
+            },
+            alpn: match alpn {
+                Some(Fact::Known(protocols)) => protocols.first().cloned(),
+                _ => None,
+            },
+            unique_id: self.unique_id.clone(),
+        }))
+    }
+
+    /// What came back with a connection: its ticket shows that it is what was given.
+    pub fn from_proxied(proxied: &Proxied) -> Self {
+        let tls = proxied.tls.then(|| ClientHello {
+            server_name: match proxied.server_name.as_deref() {
+                Some("") => Fact::Unknown(Cause::NotHttp),
+                name => name.map(Into::into).into(),
+            },
+            alpn: proxied.alpn.clone().map(|protocol| vec![protocol]).into(),
+        });
+        Self { tls, unique_id: proxied.unique_id.clone() }
+    }
 }
 
 /// Reads a header from the first bytes of a connection.
@@ -189,6 +225,8 @@ fn announced(header: &[u8], mut at: usize) -> Option<Announced> {
         at = begin + usize::from(u16::from_be_bytes([high, low]));
         let value = header.get(begin..at)?;
         match kind {
+            // What a protocol may be called (RFC 7301 3.1).
+            ALPN if value.len() > LONGEST_ALPN => return None,
             ALPN => {
                 tls = true;
                 alpn = Fact::Known(vec![value.into()]);
@@ -310,6 +348,27 @@ mod tests {
         let tls = announced.tls.unwrap();
         assert_eq!(tls.server_name, Fact::Known("app.example.org".into()));
         assert_eq!(tls.alpn, Fact::Known(vec![b"h2"[..].into()]));
+    }
+
+    #[test]
+    fn what_is_announced_travels_to_the_worker_and_back() {
+        let authority = |name: &[u8]| field(2, name);
+        let tls = field(0x20, &[1, 0, 0, 0, 0]);
+        for fields in [
+            [field(1, b"h2"), authority(b"App.Example.org"), field(5, b"id-1")].concat(),
+            authority(b"no name"),
+            field(5, b""),
+            tls,
+            field(0xee, b"?"),
+        ] {
+            let header = version_2(1, 0x11, &[&IPV4, &fields]);
+            let Parsed::Done(ProxyHeader { announced, .. }) = parse(&header) else { panic!() };
+            let proxied = announced.to_proxied();
+            let back = proxied.as_deref().map_or(Announced::NOTHING, Announced::from_proxied);
+            assert_eq!(back, announced, "{proxied:?}");
+        }
+        let long = version_2(1, 0x11, &[&IPV4, &field(1, &[b'x'; 256])]);
+        assert_eq!(parse(&long), Parsed::Not(Cause::NotHttp));
     }
 
     #[test]

@@ -29,7 +29,8 @@ impl Scopes {
     pub fn new(setup: &Setup, rules: &[Rule]) -> Self {
         let of_listener =
             |(at, listener): (usize, &vestibule_protocol::supervision::ListenerSetup)| {
-                (!listener.unchecked).then(|| of_listener(at, &setup.rules, rules))
+                let proxied = !listener.proxies.is_empty();
+                (!listener.unchecked).then(|| of_listener(at, proxied, &setup.rules, rules))
             };
         let listeners = setup.listeners.iter().enumerate().map(of_listener).collect();
         Self { listeners, nothing: Arc::default() }
@@ -47,9 +48,14 @@ impl Scopes {
     }
 }
 
-fn of_listener(listener: usize, setups: &[RuleSetup], rules: &[Rule]) -> HashMap<usize, Arc<[u8]>> {
+fn of_listener(
+    listener: usize,
+    proxied: bool,
+    setups: &[RuleSetup],
+    rules: &[Rule],
+) -> HashMap<usize, Arc<[u8]>> {
     let mut scopes = HashMap::new();
-    let mut earlier = Earlier::default();
+    let mut earlier = Earlier { proxied, ..Earlier::default() };
     for (at, rule) in rules.iter().enumerate().filter(|(_, rule)| rule.covers(listener)) {
         let before = earlier.in_common_with(rule, rules);
         if rule.conditions.need_head() || !matches!(before.as_deref(), Some([])) {
@@ -80,6 +86,8 @@ fn texts(rule: &RuleSetup) -> Texts<'_> {
 /// Rules that look at requests, by the hosts that they are about.
 #[derive(Debug, Default)]
 struct Earlier<'a> {
+    /// Whether proxies in front may say a TLS name of a client whose requests are in clear.
+    proxied: bool,
     all: Vec<usize>,
     /// Those that are about any host, or about what is below one.
     wide: Vec<usize>,
@@ -97,9 +105,8 @@ impl<'a> Earlier<'a> {
     fn add(&mut self, at: usize, rule: &'a Rule) {
         let conditions = &rule.conditions;
         // A client that speaks HTTP/1 in clear is none of its clients, and never will be.
-        let hidden = conditions.server_names.is_some()
-            || conditions.alpn.is_some()
-            || conditions.http2 == Some(true);
+        let tls = conditions.server_names.is_some() || conditions.alpn.is_some();
+        let hidden = (tls && !self.proxied) || conditions.http2 == Some(true);
         let looks = conditions.need_head() || rule.target == Target::Redirect;
         if hidden || !looks {
             return;
@@ -221,6 +228,22 @@ mod tests {
         assert!(!covers(&of_one, "tenant-4998.example", "/x"));
         // Any host could be an earlier rule's: too many to name, so each request comes back.
         assert_eq!(scope(&table, 10_001).as_deref(), Some(&[][..]));
+    }
+
+    /// A proxy that has ended TLS says the name, and the request behind it is in clear.
+    #[test]
+    fn a_rule_by_name_and_path_counts_where_proxies_say_names() {
+        let mut named = rule(0, &[], &["/admin"]);
+        named.server_names = Some(vec!["app.example".to_owned()]);
+        for (proxies, stays) in [(vec![], true), (vec!["127.0.0.1".to_owned()], false)] {
+            let listener = ListenerSetup { proxies, ..ListenerSetup::default() };
+            let rules = vec![named.clone(), rule(1, &["app.example"], &[])];
+            let setup = Setup { rules, listeners: vec![listener], ..Setup::default() };
+            let table = Table::of(&setup).unwrap();
+            let scope = scope(&table, 1).unwrap();
+            assert_eq!(covers(&scope, "app.example", "/admin"), stays);
+            assert!(covers(&scope, "app.example", "/"));
+        }
     }
 
     #[test]

@@ -83,7 +83,7 @@ pub trait Subject: Send + 'static {
     /// Name of the listener.
     fn listener(&self) -> Arc<str>;
     /// The peer's security context.
-    fn context(&self) -> Fact<Label>;
+    fn context(&mut self) -> Fact<Label>;
     /// The user at the other end of a Unix-domain socket: a name, or a number without one.
     fn user(&self) -> Fact<String>;
 }

@@ -129,6 +129,12 @@ pub fn assert_facts(bytes: &[u8], info: &ConnectionInfo) {
         text(facts::TAG_PEER_CREDENTIALS).map(|sent| [0, 4, 8].map(|at| number(&sent[at..at + 4])));
     assert_eq!(sent, info.peer_credentials.map(numbers));
     assert_address(values(bytes, facts::TAG_DESTINATION).pop(), info.destination);
+    let proxied = info.proxied.as_deref().cloned().unwrap_or_default();
+    assert_eq!(text(facts::TAG_PROXIED_TLS).is_some(), proxied.tls);
+    let name = proxied.server_name.as_deref().map(str::as_bytes);
+    assert_eq!(text(facts::TAG_PROXIED_NAME), name);
+    assert_eq!(text(facts::TAG_PROXIED_ALPN), proxied.alpn.as_deref());
+    assert_eq!(text(facts::TAG_PROXIED_ID), proxied.unique_id.as_deref());
     assert_eq!(text(facts::TAG_LISTENER).unwrap_or_default(), info.listener.as_bytes());
     assert_eq!(text(facts::TAG_ROUTE).unwrap_or_default(), info.route.as_bytes());
     // Half a ticket that is zero is read as one that is not.

@@ -56,9 +56,12 @@ impl Core {
         };
         let answered = paused.written() & crate::ticket::WRITTEN > stamp.written;
         let hops = if answered { 1 } else { stamp.hops.saturating_add(1) };
+        // The ticket says nothing about these: the kernel does, and the rules.
         let info = vestibule_protocol::ConnectionInfo {
             ticket: None,
+            peer_credentials: paused.peer_credentials(),
             peer_context: None,
+            scope: None,
             handed_back_by: Some(Box::new(by)),
             ..back.info
         };

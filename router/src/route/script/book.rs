@@ -141,8 +141,8 @@ pub(super) trait Register: Send + Sync {
 }
 
 impl<S: Subject> Book<S> {
-    fn ask<R>(&self, ticket: Ticket, question: impl FnOnce(&S) -> R) -> Result<R, Away> {
-        let answer = self.with(ticket, |entry| entry.subject.as_ref().map(question));
+    fn ask<R>(&self, ticket: Ticket, question: impl FnOnce(&mut S) -> R) -> Result<R, Away> {
+        let answer = self.with(ticket, |entry| entry.subject.as_mut().map(question));
         answer.flatten().ok_or(Away)
     }
 }
@@ -164,11 +164,11 @@ impl<S: Subject> Register for Book<S> {
     }
 
     fn local(&self, ticket: Ticket) -> Result<Option<SocketAddr>, Away> {
-        self.ask(ticket, S::local)
+        self.ask(ticket, |subject| subject.local())
     }
 
     fn listener(&self, ticket: Ticket) -> Result<Arc<str>, Away> {
-        self.ask(ticket, S::listener)
+        self.ask(ticket, |subject| subject.listener())
     }
 
     fn context(&self, ticket: Ticket) -> Result<Fact<Label>, Away> {
@@ -176,7 +176,7 @@ impl<S: Subject> Register for Book<S> {
     }
 
     fn user(&self, ticket: Ticket) -> Result<Fact<String>, Away> {
-        self.ask(ticket, S::user)
+        self.ask(ticket, |subject| subject.user())
     }
 
     fn speech(&self, ticket: Ticket) -> Result<Option<Arc<Speech>>, Away> {

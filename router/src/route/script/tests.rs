@@ -37,7 +37,7 @@ impl Subject for Client {
         "web".into()
     }
 
-    fn context(&self) -> Fact<Label> {
+    fn context(&mut self) -> Fact<Label> {
         self.context.clone().into()
     }
 

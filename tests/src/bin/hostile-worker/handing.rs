@@ -5,7 +5,8 @@ use std::os::fd::OwnedFd;
 use std::os::unix::net::{UnixListener, UnixStream};
 
 use vestibule_protocol::ConnectionInfo;
-use vestibule_protocol::connection_info::Ticket;
+use vestibule_protocol::connection_info::{PeerCredentials, Ticket};
+use vestibule_protocol::scope::Scope;
 
 use crate::port::{Came, Port};
 
@@ -37,6 +38,19 @@ pub(crate) async fn hands_back(port: Port, what: &str) {
         "another-listener" => (forged(|info| info.listener = "internal".into()), connection),
         "another-number" => (forged(|info| info.id += 1), connection),
         "fewer-hops" => (forged(|info| info.ticket = info.ticket.map(fewer_hops)), connection),
+        "a-proxied-name" => {
+            let tls = |info: &mut ConnectionInfo| info.proxied.get_or_insert_default().tls = true;
+            (forged(tls), connection)
+        }
+        "what-is-not-believed" => {
+            let lie = forged(|info| {
+                info.peer_credentials = Some(PeerCredentials { pid: 1, uid: 0, gid: 0 });
+                info.peer_context = Some("staff_u:staff_r:staff_client_t:s0".into());
+                info.handed_back_by = Some(Box::new("admin-1".into()));
+                info.scope = Some(std::sync::Arc::new(Scope::decode(&[]).unwrap()));
+            });
+            (lie, connection)
+        }
         "one-too-many" => {
             // It keeps a copy, so that it could go on for ever.
             port.hand_back(1, &info, &connection);
