@@ -18,19 +18,23 @@ fuzz_target!(|input: &[u8]| {
     let [shape, format, message @ ..] = input else { return };
     let Some(codec) = Codec::from_byte(*format) else { return };
     match shape % 8 {
-        0 => check::<u64>(codec, message),
-        1 => check::<String>(codec, message),
-        2 => check::<Vec<u8>>(codec, message),
-        3 => check::<Vec<Vec<i64>>>(codec, message),
-        4 => check::<Job>(codec, message),
-        5 => check::<ToRouter>(codec, message),
-        6 => check::<FromRouter>(codec, message),
+        0 => check::<u64>(0, codec, message),
+        1 => check::<String>(0, codec, message),
+        2 => check::<Vec<u8>>(1, codec, message),
+        3 => check::<Vec<Vec<i64>>>(2, codec, message),
+        4 => check::<Job>(1, codec, message),
+        5 => check::<ToRouter>(3, codec, message),
+        6 => check::<FromRouter>(2, codec, message),
         _ => check_any_json(codec, message),
     }
 });
 
-fn check<T: Serialize + DeserializeOwned + Debug + PartialEq>(codec: Codec, message: &[u8]) {
-    let value: T = match within(bound(codec, message), || decode(codec, message)) {
+/// `lists`: how many lists of the type can be in one another.
+fn check<T>(lists: usize, codec: Codec, message: &[u8])
+where
+    T: Serialize + DeserializeOwned + Debug + PartialEq,
+{
+    let value: T = match within(bound(lists, codec, message), || decode(codec, message)) {
         Ok(value) => value,
         Err(error) => return assert_untyped_only_if_untyped(codec, &error),
     };
@@ -47,7 +51,7 @@ fn check<T: Serialize + DeserializeOwned + Debug + PartialEq>(codec: Codec, mess
 /// JSON of no particular type, as it goes to and from other languages. bincode cannot say "any".
 fn check_any_json(codec: Codec, message: &[u8]) {
     type Any = serde_json::Value;
-    let value: Any = match within(bound(codec, message), || decode(codec, message)) {
+    let value: Any = match within(bound(0, codec, message), || decode(codec, message)) {
         Ok(value) => value,
         Err(error) => return assert_untyped_only_if_untyped(codec, &error),
     };
@@ -95,12 +99,13 @@ fn has_fraction(value: &serde_json::Value) -> bool {
 }
 
 /// What reading a message may allocate. A length that a bincode message claims is allocated before
-/// its bytes are seen, up to the codec's limit; serde adds at most 1 MiB ahead of a list. A JSON
-/// object of seven bytes becomes a tree node of some 600.
-fn bound(codec: Codec, message: &[u8]) -> usize {
+/// its bytes are seen, up to the codec's limit; serde adds at most 1 MiB ahead of each list that is
+/// not at its end: as many as can be in one another. A JSON object of seven bytes becomes a tree node
+/// of some 600.
+fn bound(lists: usize, codec: Codec, message: &[u8]) -> usize {
     let (fixed, factor) = match codec {
-        Codec::Bincode if message.len() <= MAX_PACKET => (DECODE_LIMIT_PACKET + (2 << 20), 128),
-        Codec::Bincode => (DECODE_LIMIT + (2 << 20), 128),
+        Codec::Bincode if message.len() <= MAX_PACKET => (DECODE_LIMIT_PACKET + (lists << 20), 128),
+        Codec::Bincode => (DECODE_LIMIT + (lists << 20), 128),
         Codec::Json => (64 << 10, 512),
         Codec::None | Codec::Bytes => (0, 0),
     };
