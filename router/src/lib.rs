@@ -15,6 +15,7 @@
 //! - `pool`: who can take it (`pool/pick`), who gets it, where it goes if that one does not
 //!   (`pool/core`), and the tasks around it (`pool/drive`); `queue`: who waits;
 //! - `handoff`: what was offered to one worker and is not settled; `link`: how that is written;
+//! - [`moderation`]: whether the thread rests before it waits, so that one look finds more;
 //! - `supervisor`: starts processes and ends them; it meets the data path in messages (`control`).
 //!
 //! As a library: [`Listener`], [`Worker`] and [`WorkerPool`] are `net.createServer`, `new Worker` and
@@ -37,6 +38,7 @@ mod link;
 pub mod listener;
 #[cfg(feature = "cli")]
 pub mod metrics;
+pub mod moderation;
 pub mod options;
 mod pool;
 mod queue;

@@ -37,6 +37,11 @@ const SHORTAGE_PAUSE: Duration = Duration::from_millis(50);
 /// Connections are numbered per router process, whatever the listener.
 static CONNECTIONS: AtomicU64 = AtomicU64::new(0);
 
+/// How many connections this process has accepted.
+pub(crate) fn accepted() -> u64 {
+    CONNECTIONS.load(Ordering::Relaxed)
+}
+
 /// A bound socket whose connections are paused: nothing is read from them.
 #[derive(Debug)]
 pub struct Listener {

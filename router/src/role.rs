@@ -63,6 +63,7 @@ pub enum RoleError {
 pub fn run(control: OwnedFd) -> Result<(), RoleError> {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
+        .on_thread_park(crate::moderation::before_park())
         .build()
         .map_err(RoleError::Runtime)?;
     runtime.block_on(async {

@@ -19,7 +19,8 @@ pub(super) fn route(listener: OwnedFd, arguments: &RouterArguments) -> Result<()
     let worker = own_role("vestibule-worker", arguments.worker.timed.then_some("--timed"))?;
     let options =
         worker.get_args().fold(WorkerOptions::new(worker.get_program()), WorkerOptions::arg);
-    let runtime = runtime().build();
+    // As `vestibule run` has it.
+    let runtime = runtime().on_thread_park(vestibule_router::moderation::before_park()).build();
     runtime.map_err(ServeError::Runtime)?.block_on(async {
         let mut listener = Listener::from_socket(listener).map_err(ServeError::Socket)?;
         let pool = Arc::new(WorkerPool::spawn(arguments.workers, &options).await?);
