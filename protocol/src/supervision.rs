@@ -98,10 +98,14 @@ pub enum ToRouter {
     /// numbers that none has.
     Try(Setup),
     /// Another router takes over; the packet's descriptor leads to it. Accept nothing more, settle
-    /// what is offered, pass on what waits, and end.
-    HandOver,
-    /// What another router passes on comes from the packet's descriptor; `Begin` follows when it
-    /// has ended.
+    /// what is offered, pass on what waits, say [`FromRouter::HandedOver`], and end when that one acts.
+    /// Said again, with another number, when it has died: what was passed on is for the next one.
+    HandOver {
+        /// Which router takes over.
+        number: u64,
+    },
+    /// What another router passes on comes from the packet's descriptor. `Begin` follows when that is
+    /// all, or the other one has ended: until then workers are not spoken to and nobody is accepted.
     TakeOver,
     /// Accept what is there, then nothing more; let every worker finish.
     Stop,
@@ -215,6 +219,17 @@ pub enum FromRouter {
     /// It is alive.
     Pong {
         /// As in the ping.
+        number: u64,
+    },
+    /// The next router has everything. This one does nothing any more, and keeps a copy.
+    HandedOver {
+        /// Which router it is.
+        number: u64,
+    },
+    /// The next router has ended, or does not understand, and has not acted: everything is still here,
+    /// for another [`ToRouter::HandOver`].
+    Kept {
+        /// Which router it was.
         number: u64,
     },
     /// Nothing is accepted any more, and every worker was told to finish.

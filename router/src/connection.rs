@@ -241,12 +241,6 @@ impl Connection {
         reject::redirect(self.paused, location, prefix);
     }
 
-    /// The descriptor, on its way to another router.
-    #[cfg(feature = "cli")]
-    pub(crate) fn into_socket(self) -> std::os::fd::OwnedFd {
-        self.paused.into_descriptor()
-    }
-
     pub(crate) fn restore(&self) -> Result<(), rustix::io::Errno> {
         self.paused.restore()
     }

@@ -6,7 +6,7 @@
 
 use std::io::IoSlice;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +78,23 @@ impl<Out: Serialize + Send + Sync + 'static, In: DeserializeOwned> ControlPort<O
         sender
     }
 
+    /// Says one thing, and returns when it is sent; the descriptor stays the caller's, too. Not beside a
+    /// [`sender`](Self::sender): which of the two is first is left open.
+    ///
+    /// # Errors
+    /// It cannot be written, or the other side is gone.
+    ///
+    /// # Cancel safety
+    /// It was sent whole or not at all; which of the two is not known.
+    #[cfg(feature = "cli")]
+    pub(crate) async fn say(
+        &self,
+        message: &Out,
+        descriptor: Option<BorrowedFd<'_>>,
+    ) -> Result<(), ControlError> {
+        send(&self.socket, message, descriptor).await
+    }
+
     /// The next message; `None` at the end. At this process's descriptor limit a message comes
     /// without the descriptor that it had: what that means is for whoever knows the message.
     ///
@@ -126,7 +143,7 @@ async fn send_all<Out: Serialize>(
     mut queue: mpsc::UnboundedReceiver<Parcel<Out>>,
 ) {
     while let Some((message, descriptor)) = queue.recv().await {
-        if let Err(error) = send(&socket, &message, descriptor.as_ref()).await {
+        if let Err(error) = send(&socket, &message, descriptor.as_ref().map(AsFd::as_fd)).await {
             tracing::debug!(%error, "the other side of the control channel is gone");
             return;
         }
@@ -136,7 +153,7 @@ async fn send_all<Out: Serialize>(
 async fn send<Out: Serialize>(
     socket: &PacketSocket,
     message: &Out,
-    descriptor: Option<&OwnedFd>,
+    descriptor: Option<BorrowedFd<'_>>,
 ) -> Result<(), ControlError> {
     let body = Data::encode(Codec::Bincode, message)?;
     let large = body.len() > INLINE_MESSAGE;
@@ -145,7 +162,7 @@ async fn send<Out: Serialize>(
     } else {
         None
     };
-    let descriptors: Vec<_> = memory.iter().chain(descriptor).map(AsFd::as_fd).collect();
+    let descriptors: Vec<_> = memory.iter().map(AsFd::as_fd).chain(descriptor).collect();
     let header = Header {
         codec: Codec::Bincode,
         large,

@@ -2,7 +2,9 @@
 //! no capabilities, and opens nothing: listeners and ports come from the supervisor.
 
 mod change;
+mod inheritance;
 mod listeners;
+mod passing;
 mod succession;
 
 use std::collections::BTreeMap;
@@ -16,8 +18,10 @@ use tokio::task::JoinSet;
 use vestibule_protocol::port::SocketError;
 use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter, WorkerId, WorkerLoad};
 
+use self::change::Former;
+use self::inheritance::Inheritance;
 use self::listeners::Listeners;
-use self::succession::Inheritance;
+use self::succession::Successor;
 use crate::control::{ControlError, ControlPort, Parcel};
 use crate::dispatch::tracer::Tracer;
 use crate::dispatch::{Dispatch, Switch};
@@ -126,12 +130,12 @@ struct Router {
     /// What becomes of each pool's events; ends with the pool.
     watching: JoinSet<u32>,
     /// Tables that others have replaced, and that may still decide about somebody.
-    replaced: Vec<Arc<Dispatch>>,
+    replaced: Vec<Former>,
     /// Waits for one of them.
     deciding: JoinSet<()>,
     /// Pools that are no more, as soon as nothing comes for them from a listener that is no more.
     removed: Vec<u32>,
-    /// What is passed on by the router before this one.
+    /// What is passed on by the router before this one, until it is this one's turn.
     inheritance: Option<Inheritance>,
     /// The stop that the listeners were told of.
     end: Option<End>,
@@ -146,7 +150,7 @@ enum End {
     /// Workers finish.
     Stop,
     /// What waits goes to the next router.
-    HandOver(OwnedFd),
+    HandOver(Successor),
 }
 
 impl Router {
@@ -184,7 +188,7 @@ impl Router {
             tokio::select! {
                 message = control.recv() => match message {
                     // Another router may have more room.
-                    Ok(Some((ToRouter::Listener { .. } | ToRouter::HandOver | ToRouter::TakeOver, None))) => {
+                    Ok(Some((ToRouter::Listener { .. } | ToRouter::HandOver { .. } | ToRouter::TakeOver, None))) => {
                         return report(&ControlError::MissingDescriptor);
                     }
                     Ok(Some((ToRouter::Begin, _))) => self.begin().await,
@@ -214,6 +218,11 @@ impl Router {
     }
 
     fn take(&mut self, message: ToRouter, descriptor: Option<OwnedFd>) {
+        if let Some(inheritance) = &mut self.inheritance
+            && !is_for_an_heir(&message)
+        {
+            return inheritance.later(message, descriptor);
+        }
         match message {
             ToRouter::Listener { listener } => {
                 if let Some(socket) = descriptor {
@@ -229,9 +238,10 @@ impl Router {
                 self.listeners.dry_all();
                 self.end = Some(End::Stop);
             }
-            ToRouter::HandOver => {
+            ToRouter::HandOver { number } => {
                 self.listeners.leave_all();
-                self.end = descriptor.map(End::HandOver);
+                let successor = descriptor.map(|channel| Successor { number, channel });
+                self.end = successor.map(End::HandOver);
             }
             ToRouter::TakeOver => self.inheritance = descriptor.map(Inheritance::expect),
             ToRouter::Ping { number } => self.tell(FromRouter::Pong { number }),
@@ -270,7 +280,7 @@ impl Router {
     /// router passed on.
     async fn begin(&mut self) {
         if let Some(inheritance) = self.inheritance.take() {
-            inheritance.take_in(self.ports.pools(), &self.switch).await;
+            self.take_over(inheritance).await;
         }
         self.listen();
         // Pools that had gone before this router came.
@@ -285,7 +295,7 @@ impl Router {
 
     /// Nothing is accepted any more: what workers have is all there is.
     fn finish(&mut self) {
-        self.replaced.iter().for_each(|table| table.end_inspections());
+        self.replaced.iter().for_each(|former| former.table.end_inspections());
         self.switch.present().end_inspections();
         for pool in self.ports.pools().values() {
             pool.step(|core| {
@@ -334,6 +344,18 @@ impl Router {
         // Without a supervisor the channel ends, and so does this process.
         let _ = self.sender.send((message, None));
     }
+}
+
+/// Whether a router whose turn has not come does what is said: it touches no worker and no client by
+/// that.
+fn is_for_an_heir(message: &ToRouter) -> bool {
+    matches!(
+        message,
+        ToRouter::Listener { .. }
+            | ToRouter::Change(_)
+            | ToRouter::TakeOver
+            | ToRouter::Ping { .. }
+    )
 }
 
 fn report(error: &ControlError) {

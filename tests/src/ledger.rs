@@ -50,6 +50,12 @@ impl Ledger {
         self.entries().into_iter().filter(|entry| entry.deed == deed).collect()
     }
 
+    /// How many connections there are.
+    pub fn cookies(&self) -> usize {
+        let cookies = self.entries().into_iter().map(|entry| entry.cookie);
+        cookies.collect::<std::collections::BTreeSet<_>>().len()
+    }
+
     /// Fails if some connection was read by two.
     pub fn assert_nothing_served_twice(&self) {
         let mut served = self.of("served");

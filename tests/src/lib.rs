@@ -6,6 +6,7 @@
 //!
 //! - [`world`]: the runtime a case runs in, waiting, and the count before and after;
 //! - [`client`]: an HTTP client that can say where it comes from, and what it was sent to the byte;
+//! - [`half`]: clients that have said a part;
 //! - [`orders`]: what a case and a well-behaved worker say to each other;
 //! - [`process`]: freezing, killing and looking at processes; [`census`]: counting them;
 //! - [`files`]: programs and folders that every user may enter; [`ledger`]: who served what;
@@ -29,6 +30,7 @@ pub mod client;
 pub mod family;
 pub mod files;
 pub mod fuse;
+pub mod half;
 pub mod ledger;
 pub mod load;
 pub mod master;

@@ -106,7 +106,7 @@ fn a_router_that_does_not_hand_over_is_replaced_all_the_same() {
     for client in &mut waiting {
         assert_eq!(client.answer().status, 200);
     }
-    place.says("it does not hand over");
+    place.says("it does not answer");
     assert!(process::is_gone(router));
     assert_eq!(place.status()["router"]["epoch"], 2);
     drop(waiting);

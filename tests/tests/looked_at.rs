@@ -12,23 +12,13 @@
 use std::net::IpAddr;
 
 use serde_json::Value;
+use vestibule_tests::half::{Half, crowd, head, header_of_tls};
 use vestibule_tests::master::Master;
 use vestibule_tests::place::Place;
 use vestibule_tests::world::until;
 use vestibule_tests::{Client, process};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
-
-/// Of each kind; more of them by hand, with `TEST_EACH`.
-fn each() -> usize {
-    std::env::var("TEST_EACH").map_or(20, |text| text.parse().unwrap())
-}
-
-fn raise_descriptors() {
-    let mut limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
-    limit.current = limit.maximum;
-    rustix::process::setrlimit(rustix::process::Resource::Nofile, limit).unwrap();
-}
 
 fn is_root() -> bool {
     rustix::process::geteuid().is_root()
@@ -56,87 +46,6 @@ fn start(place: &Place, text: &str) -> Master {
     let master = Master::launch(command);
     place.until("every worker is ready", |status| status["health"] == "healthy");
     master
-}
-
-fn sized(bytes: &[u8]) -> Vec<u8> {
-    [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
-}
-
-/// A hello of TLS 1.2 with this name, and what makes the test's worker send all of it back.
-fn hello(name: &str) -> Vec<u8> {
-    let entry = [&[0][..], &sized(name.as_bytes())].concat();
-    let extensions = [&[0, 0][..], &sized(&sized(&entry))].concat();
-    let suites = sized(&[0x13, 0x01]);
-    let body = [&[3, 3][..], &[7; 32], &[0], &suites, &[1, 0], &sized(&extensions)].concat();
-    let handshake = [&[1, 0][..], &sized(&body)].concat();
-    [&[0x16, 3, 1][..], &sized(&handshake), b" /bytes \r\n\r\n"].concat()
-}
-
-fn head(host: &str) -> Vec<u8> {
-    format!("POST /bytes HTTP/1.1\r\nhost: {host}\r\nx-more: {}\r\n\r\n", "m".repeat(300)).into()
-}
-
-/// What a proxy says first of a client that asked it for this name by TLS.
-fn header_of_tls(name: &str) -> Vec<u8> {
-    let more = [&[2][..], &sized(name.as_bytes())].concat();
-    let addresses = [192, 0, 2, 7, 192, 0, 2, 1, 0, 1, 0, 2];
-    [&b"\r\n\r\n\0\r\nQUIT\n\x21\x11"[..], &sized(&[&addresses[..], &more].concat())].concat()
-}
-
-/// A client that has said a part.
-struct Half {
-    client: Client,
-    rest: Vec<u8>,
-    /// What its worker is to read.
-    reads: Vec<u8>,
-}
-
-impl Half {
-    fn of(master: &Master, source: &str, header: &[u8], said: &[u8], cut: usize) -> Self {
-        let mut client = Client::connect_from(source.parse::<IpAddr>().unwrap(), master.address());
-        let all = [header, said].concat();
-        client.send(&all[..cut]);
-        Self { client, rest: all[cut..].to_vec(), reads: said.to_vec() }
-    }
-
-    /// It says the rest, and gets back from its worker all that was for it.
-    fn assert_served(mut self) {
-        self.client.send(&self.rest);
-        self.client.finish();
-        let answer = self.client.answer();
-        assert_eq!(answer.status, 200, "{:?} {:?}", answer.headers, answer.text());
-        assert!(answer.body == self.reads, "a byte was lost or made up");
-    }
-
-    /// It says the rest, if it is still heard: the status of the answer, if there is one.
-    fn outcome(mut self) -> Option<u16> {
-        self.client.try_send(&self.rest);
-        self.client.try_finish();
-        self.client.try_answer().ok().map(|answer| answer.status)
-    }
-}
-
-/// Clients that have said half of something, of every kind.
-fn crowd(master: &Master) -> Vec<Half> {
-    const TEXT: &[u8] = b"PROXY TCP4 192.0.2.7 192.0.2.1 1 2\r\n";
-    let announced = header_of_tls("announced.example");
-    let (head, hello) = (head("a.example"), hello("a.example"));
-    let mut all = Vec::new();
-    raise_descriptors();
-    for number in 0..each() {
-        let number = number % 20;
-        all.extend([
-            Half::of(master, "127.0.0.1", b"", &head, 0),
-            Half::of(master, "127.0.0.1", b"", &head, 30 + number * 10),
-            Half::of(master, "127.0.0.1", b"", &hello, 20 + number),
-            Half::of(master, "127.0.0.2", TEXT, &head, TEXT.len() / 2),
-            Half::of(master, "127.0.0.2", TEXT, &head, TEXT.len() + number),
-            Half::of(master, "127.0.0.2", TEXT, &hello, TEXT.len() + 20 + number),
-            Half::of(master, "127.0.0.2", &announced, &head, 10),
-            Half::of(master, "127.0.0.2", &announced, &head, announced.len() + number),
-        ]);
-    }
-    all
 }
 
 /// Waits until so many are accepted. The kernel keeps silent ones for a second or two.
@@ -177,7 +86,7 @@ fn another_router_goes_on_with_clients_that_are_looked_at() {
     let mut master = start(&place, &text(61_400, ""));
     let mut before = 0;
     for change in 1..=2u32 {
-        let crowd = crowd(&master);
+        let crowd = crowd(master.address());
         before += crowd.len();
         accepted(&master, before);
         let router = master.router();
@@ -196,7 +105,7 @@ fn another_router_goes_on_with_clients_that_are_looked_at() {
     // Who was announced has its route: the header's facts went along with who had sent it whole.
     let announced = header_of_tls("announced.example");
     let asks = b"GET / HTTP/1.1\r\nhost: a.example\r\n\r\n";
-    let half = Half::of(&master, "127.0.0.2", &announced, asks, announced.len() + 9);
+    let half = Half::of(master.address(), "127.0.0.2", &announced, asks, announced.len() + 9);
     accepted(&master, before + 1);
     place.reload(&text(61_499, ""));
     place.until("the next router accepts", |status| {
@@ -238,7 +147,7 @@ fn a_script_that_waits_for_its_client_is_followed_by_the_next_one_and_by_another
     let master = start(&place, &text(61_400));
     let half = |host: &str| {
         let asks = format!("GET / HTTP/1.1\r\nhost: {host}\r\n\r\n");
-        Half::of(&master, "127.0.0.1", b"", asks.as_bytes(), 20)
+        Half::of(master.address(), "127.0.0.1", b"", asks.as_bytes(), 20)
     };
     let waits: Vec<_> = ["a.example", "b.example"].repeat(10).into_iter().map(half).collect();
     accepted(&master, waits.len());
@@ -275,7 +184,7 @@ fn bounds_count_whoever_is_looked_at_after_another_router_or_table_took_over() {
     };
     let more = route("more", "host = 'b.example'", "reject = 404");
     let master = start(&place, &text(61_400, &limits(BOUND, 1_000), ""));
-    let half = |source: &str| Half::of(&master, source, b"", &head("a.example"), 40);
+    let half = |source: &str| Half::of(master.address(), source, b"", &head("a.example"), 40);
     let crowd: Vec<_> = (0..BOUND).map(|_| half("127.0.0.9")).collect();
     accepted(&master, BOUND);
     // Another table, and for root another router.
@@ -353,7 +262,7 @@ fn whoever_is_looked_at_is_decided_by_the_rules_that_a_reload_brings() {
         + &route("b", "host = 'a.example'", "pool = 'former'")
         + &route("rest", "", "pool = 'former'");
     let master = start(&place, &text(&["former"], &first));
-    let (one, other) = (crowd(&master), crowd(&master));
+    let (one, other) = (crowd(master.address()), crowd(master.address()));
     let both = one.len() + other.len();
     accepted(&master, both);
     // The only pool that any of them could have gone to is no more.
@@ -372,46 +281,6 @@ fn whoever_is_looked_at_is_decided_by_the_rules_that_a_reload_brings() {
     let heads = other.into_iter().filter(|half| half.reads.starts_with(b"POST"));
     heads.for_each(|half| assert_eq!(half.outcome(), Some(410)));
     assert_eq!(place.status()["router"]["epoch"], 1, "the same router");
-    master.stop();
-}
-
-#[test]
-fn whoever_is_looked_at_of_a_removed_listener_is_decided_by_the_rules_that_knew_it() {
-    let place = Place::new();
-    let stays = format!("[router]\n{LONG}{}{}", listener(""), pool("app"));
-    let old = "[[listener]]\nname = 'old'\naddress = '127.0.0.1:0'\n";
-    let both = format!(
-        "[router]\n{LONG}{}{old}{}{}{}",
-        listener(""),
-        pool("app"),
-        pool("former"),
-        route("old", "listener = ['old']\nhost = 'a.example'", "pool = 'former'")
-            + &route("rest", "", "pool = 'app'")
-    );
-    let mut master = start(&place, &both);
-    let address = master.next_address();
-    const EACH: usize = 20;
-    let halves: Vec<_> = (0..EACH)
-        .map(|_| {
-            let mut client = Client::connect(address);
-            client.send(b"GET / HTTP/1.1\r\nhost: a.exa");
-            client
-        })
-        .collect();
-    accepted(&master, EACH);
-    let said = place.reload(&stays);
-    assert!(said.contains("listener old: removed"), "{said}");
-    // The pool is kept for them.
-    until("nobody listens there", || std::net::TcpStream::connect(address).is_err());
-    // The router has had its turn since.
-    place.says("nothing is accepted from a listener any more");
-    place.status();
-    assert_eq!(master.workers().len(), 2, "the removed pool's worker is there");
-    for mut client in halves {
-        client.send(b"mple\r\n\r\n");
-        assert_eq!(client.answer().field("worker"), "former-1");
-    }
-    until("then it goes", || master.workers().len() == 1);
     master.stop();
 }
 

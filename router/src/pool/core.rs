@@ -157,8 +157,9 @@ impl Core {
     /// What a step has to tell, at its end.
     pub(crate) fn take_signals(&mut self) -> Signals {
         self.burst = None;
+        // What goes to another router waits there.
         #[cfg(feature = "cli")]
-        if self.last_calls {
+        if self.last_calls && !self.settling {
             self.finish_if_idle();
         }
         std::mem::take(&mut self.signals)

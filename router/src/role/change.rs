@@ -3,16 +3,24 @@
 
 use std::sync::Arc;
 
-use vestibule_protocol::supervision::{FromRouter, PoolSetup, Setup};
+use vestibule_protocol::supervision::{FromRouter, PoolSetup, Setup, SlotMode};
 
 use super::{RoleError, Router};
 use crate::dispatch::{self, Dispatch};
 use crate::pool::Shared;
 
+/// A table that another has replaced, and that may still decide about somebody.
+pub(super) struct Former {
+    pub(super) table: Arc<Dispatch>,
+    /// What it was made of, for another router.
+    pub(super) setup: Setup,
+}
+
 impl Router {
     /// Another configuration: pools and table at once, then listeners.
     pub(super) fn change(&mut self, setup: Setup) {
         let before = self.switch.present();
+        let former = Former { table: Arc::clone(&before), setup: self.setup.clone() };
         let mut again = setup.clone();
         if let Err(error) = self.become_as(setup) {
             // The supervisor has compiled the same rules, but never runs a script: the one before it
@@ -28,9 +36,12 @@ impl Router {
         self.listeners
             .dry_others(|id| setup.listeners.iter().any(|listener| listener.id == id), &before);
         self.listeners.set_defer(&self.switch.present());
-        self.listen();
-        self.replaced.push(before);
-        self.look_at_replaced();
+        self.replaced.push(former);
+        // Another router still has what this one is to take over.
+        if self.inheritance.is_none() {
+            self.listen();
+            self.look_at_replaced();
+        }
         self.tell(FromRouter::Changed);
     }
 
@@ -79,6 +90,21 @@ impl Router {
         Ok((pools, dispatch))
     }
 
+    /// A table that the router before this one had replaced. Pools of which nothing is left take nobody.
+    ///
+    /// # Errors
+    /// The table cannot be used.
+    pub(super) fn prepare_former(&self, setup: &Setup) -> Result<Arc<Dispatch>, RoleError> {
+        let mut setup = setup.clone();
+        for pool in &mut setup.pools {
+            if !self.ports.pools().contains_key(&pool.id) {
+                pool.slots.iter_mut().for_each(|slot| slot.mode = SlotMode::Retired);
+            }
+        }
+        let (_, dispatch) = self.prepare(&setup)?;
+        Ok(Arc::new(dispatch))
+    }
+
     fn pool(&self, setup: &PoolSetup) -> Arc<Shared> {
         let names = setup.slots.iter().map(|slot| slot.name.as_str().into()).collect();
         let settings = setup.settings.clone();
@@ -108,11 +134,11 @@ impl Router {
         if self.listeners.are_drying() {
             return;
         }
-        self.replaced.retain(|table| table.looks());
+        self.replaced.retain(|former| former.table.looks());
         match self.replaced.first() {
             None => self.finish_removed(),
-            Some(table) if self.deciding.is_empty() => {
-                self.deciding.spawn(Arc::clone(table).all_decided());
+            Some(former) if self.deciding.is_empty() => {
+                self.deciding.spawn(Arc::clone(&former.table).all_decided());
             }
             // It is looked at when the one before has decided.
             Some(_) => {}

@@ -61,6 +61,8 @@ impl Order {
             | FromRouter::Changed
             | FromRouter::Tried { .. }
             | FromRouter::Pong { .. }
+            | FromRouter::HandedOver { .. }
+            | FromRouter::Kept { .. }
             | FromRouter::Stopped
             | FromRouter::Trace { .. }
             | FromRouter::Loads { .. } => return None,

@@ -14,6 +14,7 @@ mod roll;
 mod router;
 mod signals;
 mod status;
+mod succession;
 
 use std::collections::{BTreeMap, HashSet};
 use std::io;
@@ -31,8 +32,8 @@ use vestibule_protocol::supervision::{
 pub use self::plan::{Layout, ListenerPlan, Plan, PoolPlan, Present, Source};
 use self::pools::{Listening, Numbers, Pool};
 use self::reload::Trying;
-use self::router::Succession;
 use self::signals::Signals;
+use self::succession::{Keeper, Parting, Succession};
 use super::admin::socket::AdminSocket;
 use super::admin::{Admin, Loads, Request};
 use super::notify::Notifier;
@@ -117,6 +118,10 @@ struct Master {
     table: ProcessTable,
     router: Option<RouterProcess>,
     succession: Option<Succession>,
+    /// The present router accepts nothing more: another takes over.
+    parting: Option<Parting>,
+    /// The router before the present one, until that one acts.
+    keeper: Option<Keeper>,
     /// A configuration that is about to be, if the router can use its script.
     trying: Option<Trying>,
     /// Somebody wants the configuration read again as soon as that can be.
@@ -158,6 +163,8 @@ enum Event {
     Router(RouterEvent),
     /// Of the router that is to take over.
     NextRouter(RouterEvent),
+    /// Of the one before, which keeps what it has passed on.
+    Keeper(RouterEvent),
     RouterDue,
     Tick,
     Signal(SignalKind),
@@ -207,6 +214,8 @@ impl Master {
             table,
             router: None,
             succession: None,
+            parting: None,
+            keeper: None,
             trying: None,
             reload_wanted: false,
             reloading: false,
@@ -245,7 +254,7 @@ impl Master {
         };
         self.notifier.stopping();
         // Whoever is left is killed and reaped; the router ends with its channel.
-        for router in self.router.take().into_iter().chain(self.take_successor()) {
+        for router in self.take_other_routers().chain(self.router.take()) {
             router.end().await;
         }
         self.table.end().await;
@@ -253,8 +262,13 @@ impl Master {
     }
 
     async fn next(&mut self, signals: &mut Signals, ticks: &mut tokio::time::Interval) -> Event {
-        let Self { table, router, succession, restart_at, stopping, admin, notifier, .. } = self;
+        let due = match self.router {
+            Some(_) => self.wants_successor(),
+            None => !self.stopping,
+        };
+        let Self { table, router, succession, keeper, restart_at, admin, notifier, .. } = self;
         let successor = succession.as_mut().map(Succession::router);
+        let keeper = keeper.as_mut().map(Keeper::router);
         tokio::select! {
             biased;
             never = notifier.keep_alive() => match never {},
@@ -262,9 +276,8 @@ impl Master {
             report = table.next_report() => Event::Report(report),
             event = next(router.as_mut()) => Event::Router(event),
             event = next(successor) => Event::NextRouter(event),
-            () = tokio::time::sleep_until(*restart_at), if router.is_none() && !*stopping => {
-                Event::RouterDue
-            }
+            event = next(keeper) => Event::Keeper(event),
+            () = tokio::time::sleep_until(*restart_at), if due => Event::RouterDue,
             _ = ticks.tick() => Event::Tick,
             // Last: however much is asked, everything above goes first.
             request = next_request(admin) => Event::Admin(request),
@@ -288,12 +301,13 @@ impl Master {
                 return Err(MasterError::Script(reason));
             }
             Event::Router(RouterEvent::Said(message)) => self.hear(message),
-            Event::Router(RouterEvent::Silent) if self.is_handing_over() => self.end_predecessor(),
+            Event::Router(RouterEvent::Silent) if self.parting.is_some() => self.end_predecessor(),
             Event::Router(RouterEvent::Silent) => self.kill_router("its channel ended"),
             Event::Router(RouterEvent::Ended) => return self.router_ended().map(|()| true),
-            Event::NextRouter(event) => self.successor(event),
-            Event::RouterDue => self.start_router()?,
-            Event::Tick => self.tick(),
+            Event::NextRouter(event) => self.successor(event)?,
+            Event::Keeper(event) => self.keeper(event),
+            Event::RouterDue => self.router_due()?,
+            Event::Tick => self.tick()?,
             Event::Signal(kind) => return Ok(self.signal(kind)),
             Event::Admin(request) => self.administer(request),
         }
@@ -350,6 +364,9 @@ impl Master {
                 }
                 self.reloaded();
             }
+            FromRouter::HandedOver { number } => self.handed_over(number),
+            // Another is under way already: the end of this one's successor was noticed.
+            FromRouter::Kept { .. } => {}
             FromRouter::Tried { problem } => self.tried(problem),
             FromRouter::Changed => {
                 self.script_before = None;
@@ -367,7 +384,9 @@ impl Master {
                 }
             }
             FromRouter::Loads { number, workers, queued } => {
-                self.note_wear(&workers);
+                if self.parting.is_none() {
+                    self.note_wear(&workers);
+                }
                 if let Some(asker) = self.waiting_for_loads.remove(&number) {
                     // It may have given up.
                     let _ = asker.send(Loads { workers, queued });

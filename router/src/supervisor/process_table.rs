@@ -405,6 +405,13 @@ impl ProcessTable {
         let setup = |record: &Record| SlotSetup {
             name: record.name.to_string(),
             mode: match record {
+                // Of a pool that is no more: it goes on until the router says.
+                Record {
+                    retired: true,
+                    phase: Phase::Starting | Phase::Ready,
+                    pid: Some(_),
+                    ..
+                } => SlotMode::Wanted,
                 Record { retired: true, .. } => SlotMode::Retired,
                 Record { held: true, .. } => SlotMode::Held,
                 _ => SlotMode::Wanted,

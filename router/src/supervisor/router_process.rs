@@ -118,6 +118,15 @@ impl RouterProcess {
         process::reap(&self.process).ok().flatten()
     }
 
+    /// Waits for the end of one that is about to end; so long, then it is killed.
+    pub(crate) async fn end_within(self, patience: Duration) {
+        if tokio::time::timeout(patience, ended(&self.exited)).await.is_ok() {
+            self.reap();
+        } else {
+            self.end().await;
+        }
+    }
+
     /// Ends it and waits for it.
     pub(crate) async fn end(self) {
         // It ends with its channel, even where this process has no right to signal it.

@@ -231,9 +231,12 @@ fn another_user_of_the_router_means_another_router_and_loses_nothing() {
         load.flows(30);
         let said = run.becomes(&with(61_300 + round));
         assert!(said.contains("router: another user"), "{said}");
-        let status = run.running.until("the next router accepts", |status| {
-            status["router"]["epoch"] == round + 1 && status["health"] == "healthy"
-        });
+        let status =
+            run.running.until("the next router accepts and the last has ended", |status| {
+                status["router"]["epoch"] == round + 1
+                    && status["health"] == "healthy"
+                    && !status["router"]["last-exit"].is_null()
+            });
         let pid = status["router"]["pid"].as_u64().unwrap();
         let uid = std::os::unix::fs::MetadataExt::uid(
             &std::fs::metadata(format!("/proc/{pid}/task")).unwrap(),

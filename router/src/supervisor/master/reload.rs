@@ -50,7 +50,7 @@ impl Master {
     }
 
     fn is_reloading(&self) -> bool {
-        self.succession.is_some() || self.trying.is_some()
+        self.trying.is_some() || self.is_succeeding()
     }
 
     /// Reads everything again and becomes it; with a script, once the router has tried it.

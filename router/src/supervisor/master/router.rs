@@ -1,70 +1,36 @@
-//! The router's process: started, asked whether it lives, started again when it ended, and replaced in
-//! the planned way.
-//!
-//! A planned change loses nothing: the next router is started and drops its privileges first, so that
-//! one that cannot costs nothing. Then the two get the ends of one channel. The old one accepts nothing
-//! more, settles what it has offered, passes on what waits, and ends; then the new one is told what
-//! there is, and begins. Clients that come meanwhile wait in the kernel's queues.
+//! The router's process: started, asked whether it lives, and started again when it ended. How one takes
+//! over from another is in [`succession`](super::succession).
 
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 use std::time::Duration;
 
 use tokio::time::Instant;
-use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter};
-use vestibule_protocol::sys::seqpacket_pair;
+use vestibule_protocol::supervision::{Setup, ToRouter};
 
 use super::{Master, MasterError, ROUTER_ATTEMPTS};
 use crate::supervisor::life::Order;
-use crate::supervisor::router_process::{RouterEvent, RouterProcess};
+use crate::supervisor::router_process::RouterProcess;
 
 /// How long to wait before the next router after one that never accepted, times the failures.
-const ROUTER_DELAY: Duration = Duration::from_millis(100);
+pub(super) const ROUTER_DELAY: Duration = Duration::from_millis(100);
 /// How long it may take to answer, or to accept after its start: its turns are milliseconds.
-const ROUTER_PATIENCE: Duration = Duration::from_secs(5);
-/// How long a router may take to hand over: 3 s for its workers, 1 s for what they handed back, 3 s for
-/// the next one, and the time that a client has who is turned away.
-const HAND_OVER: Duration = Duration::from_secs(10);
-
-/// A router that is to take over.
-#[derive(Debug)]
-pub(super) struct Succession {
-    router: RouterProcess,
-    epoch: u16,
-    /// Who it became.
-    identity: Option<(u32, u32)>,
-    /// Until when the router before it may take, once it was told.
-    handing_over: Option<Instant>,
-}
-
-impl Succession {
-    pub(super) fn router(&mut self) -> &mut RouterProcess {
-        &mut self.router
-    }
-}
+pub(super) const ROUTER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Master {
-    pub(super) fn tick(&mut self) {
+    pub(super) fn tick(&mut self) -> Result<(), MasterError> {
         self.look_at_wear();
-        if let Some(until) = self.succession.as_ref().and_then(|next| next.handing_over) {
-            if Instant::now() >= until {
-                self.kill_router("it does not hand over");
-            }
-            return;
-        }
-        let late = |next: &super::Succession| next.router.started.elapsed() > ROUTER_PATIENCE;
-        if self.succession.as_ref().is_some_and(late) {
-            self.give_up_succession("it was not prepared in time");
-        }
-        if self.counts_served() {
+        self.look_at_succession()?;
+        if self.counts_served() && self.parting.is_none() {
             self.ask_for_wear();
         }
-        let Some(router) = &mut self.router else { return };
+        let Some(router) = &mut self.router else { return Ok(()) };
         if router.heard.elapsed() > ROUTER_PATIENCE {
             self.kill_router("it does not answer");
-            return;
+        } else {
+            router.ping();
         }
-        router.ping();
+        Ok(())
     }
 
     pub(super) fn kill_router(&mut self, reason: &str) {
@@ -80,25 +46,32 @@ impl Master {
         let Some(router) = self.router.take() else { return Ok(()) };
         let exit = router.reap();
         self.router_exit = exit;
-        // Nobody answers any more.
-        self.waiting_for_loads.clear();
-        self.give_up_trying();
-        self.waiting_for_trace.clear();
-        self.keep_wear();
-        if self.is_handing_over() {
-            tracing::info!(exit = exit.map(tracing::field::display), "the router has handed over");
-            return self.promote();
+        self.forget_asked();
+        if let Some(parting) = self.parting.take() {
+            if self.is_handing_over() {
+                let exit = exit.map(tracing::field::display);
+                tracing::error!(exit, "the router has not handed over everything");
+                self.promote();
+                return Ok(());
+            }
+            self.identity = parting.identity;
         }
         self.give_up_succession("the router before it ended by itself");
         tracing::error!(exit = exit.map(tracing::field::display), "the router ended");
+        if !router.accepting && self.keeper.is_some() {
+            self.failed()?;
+            self.ask_keeper();
+            return Ok(());
+        }
         if self.stopping {
             // Nobody speaks to workers any more: signals do.
+            self.listeners.clear();
             self.table.order_all(&Order::Term);
             return Ok(());
         }
-        self.failures = if router.accepting { 0 } else { self.failures + 1 };
-        if self.failures >= ROUTER_ATTEMPTS {
-            return Err(MasterError::RouterFails);
+        match router.accepting {
+            true => self.failures = 0,
+            false => self.failed()?,
         }
         let delay = ROUTER_DELAY * self.failures;
         tracing::info!(failures = self.failures, ?delay, "the router is started again");
@@ -106,7 +79,33 @@ impl Master {
         Ok(())
     }
 
-    pub(super) fn start_router(&mut self) -> Result<(), MasterError> {
+    /// A router ended before it accepted.
+    pub(super) fn failed(&mut self) -> Result<(), MasterError> {
+        self.failures += 1;
+        match self.failures >= ROUTER_ATTEMPTS {
+            true => Err(MasterError::RouterFails),
+            false => Ok(()),
+        }
+    }
+
+    /// The present router answers nothing any more that was asked before.
+    pub(super) fn forget_asked(&mut self) {
+        self.waiting_for_loads.clear();
+        self.give_up_trying();
+        self.waiting_for_trace.clear();
+        self.keep_wear();
+    }
+
+    /// There is to be a router, and none is under way.
+    pub(super) fn router_due(&mut self) -> Result<(), MasterError> {
+        if self.router.is_some() {
+            return self.start_another_successor();
+        }
+        self.give_up_keeper();
+        self.start_router()
+    }
+
+    fn start_router(&mut self) -> Result<(), MasterError> {
         self.epoch = next_epoch(self.epoch);
         let router = self.spawn_router(self.setup()).map_err(MasterError::Router)?;
         for listener in &self.listeners {
@@ -122,7 +121,7 @@ impl Master {
     }
 
     /// A router's process with its setup.
-    fn spawn_router(&mut self, setup: Setup) -> std::io::Result<RouterProcess> {
+    pub(super) fn spawn_router(&mut self, setup: Setup) -> std::io::Result<RouterProcess> {
         let mut command = Command::new("/proc/self/exe");
         command.arg0("vestibule").arg("router").env("VESTIBULE_LOG", &self.log);
         // Said to this process alone.
@@ -153,135 +152,9 @@ impl Master {
             script: self.script.clone(),
         }
     }
-
-    // --- the planned change -----------------------------------------------------------------
-
-    /// Starts the router that is to take over, as another user.
-    pub(super) fn begin_succession(&mut self, identity: Option<(u32, u32)>) {
-        self.give_up_succession("another one is wanted");
-        if self.router.is_none() {
-            // Between two routers: the next one is started as this user anyway.
-            self.identity = identity;
-            return;
-        }
-        let epoch = next_epoch(self.epoch);
-        // What there is, it is told when it begins: slots and processes may be others by then.
-        let setup = Setup {
-            epoch,
-            identity,
-            pools: Vec::new(),
-            listeners: Vec::new(),
-            rules: Vec::new(),
-            script: None,
-            ..self.setup()
-        };
-        match self.spawn_router(setup) {
-            Ok(router) => {
-                let handing_over = None;
-                self.succession = Some(Succession { router, epoch, identity, handing_over });
-            }
-            Err(error) => {
-                tracing::error!(%error, "the next router cannot be started: the present one stays");
-                self.reloaded();
-            }
-        }
-    }
-
-    pub(super) fn is_handing_over(&self) -> bool {
-        self.succession.as_ref().is_some_and(|next| next.handing_over.is_some())
-    }
-
-    pub(super) fn take_successor(&mut self) -> Option<RouterProcess> {
-        self.succession.take().map(|next| next.router)
-    }
-
-    /// What the router that is to take over does.
-    pub(super) fn successor(&mut self, event: RouterEvent) {
-        match event {
-            RouterEvent::Said(FromRouter::Prepared) => self.tell_predecessor(),
-            // Nothing else is asked of it yet.
-            RouterEvent::Said(_) => {}
-            RouterEvent::Silent => self.give_up_succession("its channel ended"),
-            RouterEvent::Ended => self.give_up_succession("it ended"),
-        }
-    }
-
-    /// The next router is able to: the present one may go.
-    fn tell_predecessor(&mut self) {
-        let (Some(router), Some(next)) = (&self.router, &mut self.succession) else { return };
-        if next.handing_over.is_some() {
-            return;
-        }
-        let sockets: std::io::Result<Vec<_>> = self
-            .listeners
-            .iter()
-            .map(|listener| Ok((listener.setup.id, listener.socket.socket().try_clone()?)))
-            .collect();
-        let (Ok((one, other)), Ok(sockets)) = (seqpacket_pair(), sockets) else {
-            return self.give_up_succession("this process is out of descriptors");
-        };
-        for (listener, socket) in sockets {
-            next.router.tell(ToRouter::Listener { listener }, Some(socket));
-        }
-        next.router.tell(ToRouter::TakeOver, Some(other));
-        router.tell(ToRouter::HandOver, Some(one));
-        next.handing_over = Some(Instant::now() + HAND_OVER);
-        tracing::info!(from = router.pid(), to = next.router.pid(), "the router hands over");
-    }
-
-    /// Its channel has ended, so it is about to end; what it says no more need not be waited for.
-    pub(super) fn end_predecessor(&mut self) {
-        if let Some(router) = &mut self.router
-            && !std::mem::replace(&mut router.killed, true)
-        {
-            router.close();
-        }
-    }
-
-    /// The router that was to take over does not, if it was not told to yet.
-    pub(super) fn give_up_succession(&mut self, reason: &str) {
-        let Some(next) = self.succession.take() else { return };
-        tracing::error!(pid = next.router.pid(), reason, "the next router does not take over");
-        next.router.kill();
-        // A process that was killed ends at once; nobody waits for it here.
-        tokio::spawn(next.router.end());
-        if !self.router.as_ref().is_some_and(|router| router.killed) {
-            self.reloaded();
-        }
-    }
-
-    /// As [`give_up_succession`](Self::give_up_succession): everything ends.
-    pub(super) fn forget_unprepared(&mut self) {
-        if !self.is_handing_over()
-            && let Some(next) = self.succession.take()
-        {
-            tokio::spawn(next.router.end());
-        }
-    }
-
-    /// The router before it has ended: the next one is told what there is, and begins.
-    fn promote(&mut self) -> Result<(), MasterError> {
-        let Some(Succession { mut router, epoch, identity, .. }) = self.succession.take() else {
-            return Ok(());
-        };
-        self.epoch = epoch;
-        self.identity = identity;
-        router.heard = Instant::now();
-        router.tell(ToRouter::Change(self.setup()), None);
-        for (message, port) in self.table.snapshot() {
-            router.tell(message, port);
-        }
-        router.tell(ToRouter::Begin, None);
-        if self.stopping {
-            router.tell(ToRouter::AskLoads { number: 0 }, None);
-            router.tell(ToRouter::Stop, None);
-        }
-        self.router = Some(router);
-        Ok(())
-    }
 }
 
 /// 0 would be an epoch that no router ever had.
-fn next_epoch(epoch: u16) -> u16 {
+pub(super) fn next_epoch(epoch: u16) -> u16 {
     epoch.checked_add(1).unwrap_or(1)
 }

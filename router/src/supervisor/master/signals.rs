@@ -8,6 +8,7 @@ use vestibule_protocol::supervision::ToRouter;
 
 use super::Master;
 use crate::supervisor::life::Order;
+use crate::supervisor::router_process::RouterProcess;
 
 impl Master {
     /// Returns whether to go on.
@@ -31,24 +32,33 @@ impl Master {
         self.stopping = true;
         self.give_up_trying();
         self.notifier.stopping();
-        // No other router will need them: the last one's are the last, and it accepts what waits
-        // before it closes them.
-        let listeners = std::mem::take(&mut self.listeners);
-        tracing::info!(listeners = listeners.len(), "stopping");
-        drop(listeners);
+        tracing::info!(listeners = self.listeners.len(), "stopping");
         self.forget_unprepared();
-        match &self.router {
-            Some(router) => {
-                // First the slots: a worker that is done at once must not be started again.
+        // First the slots: a worker that is done at once must not be started again.
+        match self.router.take() {
+            // One that hands over is followed by another, which is told then.
+            Some(router) if self.parting.is_none() => {
                 self.table.order_all(&Order::Finishing);
-                // One that hands over is followed by another, which is told then.
-                if !self.is_handing_over() {
-                    router.tell(ToRouter::AskLoads { number: 0 }, None);
-                    router.tell(ToRouter::Stop, None);
-                }
+                self.tell_to_stop(&router);
+                self.router = Some(router);
             }
-            None => self.table.order_all(&Order::Term),
+            Some(router) => {
+                self.table.order_all(&Order::Finishing);
+                self.router = Some(router);
+            }
+            None => {
+                self.listeners.clear();
+                self.table.order_all(&Order::Term);
+            }
         }
+    }
+
+    /// The last router there is accepts what waits, and then nothing more.
+    pub(super) fn tell_to_stop(&mut self, router: &RouterProcess) {
+        // No other router will need them: its own are the last.
+        self.listeners.clear();
+        router.tell(ToRouter::AskLoads { number: 0 }, None);
+        router.tell(ToRouter::Stop, None);
     }
 }
 
