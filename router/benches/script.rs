@@ -2,6 +2,9 @@
 //!
 //! Decisions are timed in bursts of 64, as they come in, and the median of all bursts is printed: what
 //! a decision costs that is neither the first nor disturbed. Waiting for a client is no part of it.
+//!
+//! `-- host` measures the cases with that in their names, `-- host 100` in so many bursts: few are
+//! enough for who counts instructions (`valgrind --tool=callgrind`).
 #![allow(
     clippy::unwrap_used,
     clippy::panic,
@@ -18,6 +21,22 @@ use vestibule_router::route::script::{Engine, Limits, Outcome, Pools, Source, Su
 
 const BURST: u32 = 64;
 const BURSTS: usize = 4000;
+
+/// Which cases, and how long.
+struct Options {
+    case: String,
+    bursts: usize,
+}
+
+impl Options {
+    fn of_arguments() -> Self {
+        // Cargo says `--bench`.
+        let mut given = std::env::args().skip(1).filter(|argument| !argument.starts_with("--"));
+        let case = given.next().unwrap_or_default();
+        let bursts = given.next().map_or(BURSTS, |number| number.parse().unwrap());
+        Self { case, bursts }
+    }
+}
 
 struct Client(SocketAddr);
 
@@ -82,11 +101,14 @@ fn decide(engine: &mut Engine<Client>, client: Client, speech: Option<&Arc<Speec
     assert!(posted, "{:?}", engine.last_failure());
 }
 
-fn measure(name: &str, text: &str, speech: Option<Speech>) {
+fn measure(options: &Options, name: &str, text: &str, speech: Option<Speech>) {
+    if !name.contains(&options.case) {
+        return;
+    }
     let speech = speech.map(Arc::new);
     let mut engine = engine(text);
-    let mut bursts = Vec::with_capacity(BURSTS);
-    for burst in 0..BURSTS as u32 {
+    let mut bursts = Vec::with_capacity(options.bursts);
+    for burst in 0..options.bursts as u32 {
         let begin = Instant::now();
         for number in 0..BURST {
             let address = std::net::Ipv4Addr::from(0x0a00_0000 + burst * BURST + number);
@@ -95,17 +117,20 @@ fn measure(name: &str, text: &str, speech: Option<Speech>) {
         bursts.push(begin.elapsed().as_nanos() as f64 / f64::from(BURST));
     }
     bursts.sort_by(f64::total_cmp);
-    let (median, tenth) = (bursts[BURSTS / 2], bursts[BURSTS / 10]);
+    let (median, tenth) = (bursts[bursts.len() / 2], bursts[bursts.len() / 10]);
     println!("{name:<34} median {median:>6.0} ns, lowest tenth {tenth:>6.0} ns");
 }
 
 fn main() {
+    let options = Options::of_arguments();
     measure(
+        &options,
         "address: to the pool",
         "onconnection = ({ connection }) => pools.app.postMessage(undefined, [connection]);",
         None,
     );
     measure(
+        &options,
         "address: hash, a number posted",
         "let n = 0;
          onconnection = ({ connection }) => {
@@ -115,6 +140,7 @@ fn main() {
         None,
     );
     measure(
+        &options,
         "address: hash, an object posted",
         "let n = 0;
          onconnection = ({ connection }) => {
@@ -127,6 +153,7 @@ fn main() {
     let fields = fields.map(|(name, value)| (name.into(), value.as_bytes().into()));
     let head = HttpHead::new("GET", "/api/v1?x=1", 1, fields.into());
     measure(
+        &options,
         "peeked: by host",
         "onconnection = async ({ connection }) => {
            const http = await connection.http();
@@ -136,6 +163,7 @@ fn main() {
         Some(Speech::Http1(head.clone())),
     );
     measure(
+        &options,
         "peeked: canary by cookie",
         "onconnection = async ({ connection }) => {
            const http = await connection.http();
