@@ -5,6 +5,7 @@
 
 use std::io::Write;
 
+use rquickjs::atom::PredefinedAtom;
 use rquickjs::{Array, Ctx, Exception, Object, Result, String, Type, Value};
 use vestibule_protocol::limits::QUEUE_BYTES;
 use vestibule_protocol::{Codec, Data};
@@ -103,14 +104,22 @@ fn quoted(ctx: &Ctx<'_>, text: &str, out: &mut Vec<u8>) -> Result<()> {
     serde_json::to_writer(out, text).map_err(|_| refuse(ctx, "this text"))
 }
 
+/// How many elements an array has. (`Array::len` panics above what a signed number holds, and a script
+/// may set any length.)
+pub(super) fn length(array: &Array<'_>) -> Result<u32> {
+    let length: Value = array.as_object().get(PredefinedAtom::Length)?;
+    // A whole number below 2^32.
+    Ok(length.as_number().unwrap_or_default() as u32)
+}
+
 fn list<'js>(ctx: &Ctx<'js>, array: &Array<'js>, out: &mut Vec<u8>, depth: usize) -> Result<()> {
     out.push(b'[');
-    for at in 0..array.len() {
+    for at in 0..length(array)? {
         if at > 0 {
             out.push(b',');
         }
         // A hole reads as undefined.
-        write(ctx, &array.get::<Value>(at)?, out, depth + 1)?;
+        write(ctx, &array.get::<Value>(at as usize)?, out, depth + 1)?;
     }
     out.push(b']');
     Ok(())

@@ -8,6 +8,7 @@ use rquickjs::object::Property;
 use rquickjs::{Array, Class, Coerced, Ctx, Exception, JsLifetime, Object, Result, String, Value};
 
 use super::connection::JsConnection;
+use super::message::length;
 use super::{Outcome, Pools, To, message};
 
 /// Name of the global.
@@ -112,11 +113,10 @@ fn post<'js>(
         || Exception::throw_type(ctx, "postMessage(message, [connection]) posts one connection");
     let transfer = transfer.as_ref().and_then(Value::as_array).ok_or_else(usage)?;
     let clone = |what: &str| Exception::throw_dom(ctx, "DataCloneError", what);
-    let mut list = transfer.iter::<Value>();
-    let first = list.next().ok_or_else(usage)??;
+    let first: Value = transfer.get(0)?;
     let connection = Class::<JsConnection>::from_value(&first).map_err(|_| usage())?;
-    if let Some(second) = list.next() {
-        return Err(match second? == first {
+    if length(transfer)? > 1 {
+        return Err(match transfer.get::<Value>(1)? == first {
             true => clone("the connection is twice in the transfer list"),
             false => usage(),
         });

@@ -59,6 +59,9 @@ fn harm_fails_its_own_decision_and_others_are_served() {
         "connection.reject.call({}, 503);",
         "pools.app.postMessage.call({}, 1, [connection]);",
         "pools.app.postMessage(1, { __proto__: [connection] });",
+        // Longer than a signed number can tell.
+        "const list = [connection]; list.length = 2 ** 32 - 1; pools.app.postMessage(1, list);",
+        "const list = []; list.length = 2 ** 32 - 1; pools.app.postMessage(list, [connection]);",
     ] {
         let mut engine = harmful(body);
         for _ in 0..3 {
