@@ -6,7 +6,7 @@
 use std::io::Write;
 
 use rquickjs::atom::PredefinedAtom;
-use rquickjs::{Array, Ctx, Exception, Object, Result, String, Type, Value};
+use rquickjs::{Array, Atom, Ctx, Exception, Object, Result, String, Type, Value};
 use vestibule_protocol::limits::QUEUE_BYTES;
 use vestibule_protocol::{Codec, Data};
 
@@ -38,6 +38,15 @@ fn write<'js>(ctx: &Ctx<'js>, value: &Value<'js>, out: &mut Vec<u8>, depth: usiz
     if out.len() > QUEUE_BYTES {
         return Err(refuse(ctx, "a message of more than 1 MiB"));
     }
+    // Telling the kinds of objects from each other takes longest: only where it is refused.
+    if value.is_array() {
+        let Some(array) = value.as_array() else { return Err(refuse(ctx, "this array")) };
+        return list(ctx, array, out, depth);
+    }
+    if value.is_object() {
+        let Some(object) = value.as_object() else { return Err(refuse(ctx, "this object")) };
+        return record(ctx, object, out, depth);
+    }
     match value.type_of() {
         Type::Null => out.extend_from_slice(b"null"),
         Type::Bool => {
@@ -47,20 +56,11 @@ fn write<'js>(ctx: &Ctx<'js>, value: &Value<'js>, out: &mut Vec<u8>, depth: usiz
         Type::Int | Type::Float => number(ctx, value.as_number().unwrap_or_default(), out)?,
         Type::String => {
             let Some(text) = value.as_string() else { return Err(refuse(ctx, "this text")) };
-            string(ctx, text, out)?;
-        }
-        Type::Array => {
-            let Some(array) = value.as_array() else { return Err(refuse(ctx, "this array")) };
-            list(ctx, array, out, depth)?;
-        }
-        Type::Object => {
-            let Some(object) = value.as_object() else { return Err(refuse(ctx, "this object")) };
-            record(ctx, object, out, depth)?;
+            string(ctx, text.clone(), out)?;
         }
         Type::Undefined | Type::Uninitialized => return Err(refuse(ctx, "undefined")),
         Type::Symbol => return Err(refuse(ctx, "a symbol")),
         Type::BigInt => return Err(refuse(ctx, "a BigInt")),
-        Type::Function | Type::Constructor => return Err(refuse(ctx, "a function")),
         other => return Err(refuse(ctx, other.as_str())),
     }
     Ok(())
@@ -75,7 +75,8 @@ fn number(ctx: &Ctx<'_>, number: f64, out: &mut Vec<u8>) -> Result<()> {
     // Writing to memory does not fail.
     let _ = if number == number.trunc() && number.abs() < 9e15 {
         // Whole, so nothing is cut off; and `-0` is `0`, as in JavaScript.
-        write!(out, "{}", number as i64)
+        return serde_json::to_writer(out, &(number as i64))
+            .map_err(|_| refuse(ctx, "this number"));
     } else if number.abs() < LARGE && number.abs() > 1e-6 {
         write!(out, "{number}")
     } else {
@@ -84,23 +85,20 @@ fn number(ctx: &Ctx<'_>, number: f64, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-fn string<'js>(ctx: &Ctx<'js>, text: &String<'js>, out: &mut Vec<u8>) -> Result<()> {
-    // Half of a surrogate pair is no text.
-    let Ok(text) = text.to_string() else {
-        ctx.catch();
-        return Err(refuse(ctx, "a string that is not well formed"));
-    };
-    quoted(ctx, &text, out)
-}
-
-fn quoted(ctx: &Ctx<'_>, text: &str, out: &mut Vec<u8>) -> Result<()> {
-    let plain = |byte: u8| (b' '..0x7f).contains(&byte) && byte != b'"' && byte != b'\\';
-    if text.bytes().all(plain) {
+fn string<'js>(ctx: &Ctx<'js>, text: String<'js>, out: &mut Vec<u8>) -> Result<()> {
+    let text = text.to_cstring()?;
+    // Bytes first, whatever the type says: half of a surrogate pair is no text, and is told from the rest below.
+    let bytes = text.as_str().as_bytes();
+    let plain = |byte: &u8| (b' '..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';
+    if bytes.iter().all(plain) {
         out.push(b'"');
-        out.extend_from_slice(text.as_bytes());
+        out.extend_from_slice(bytes);
         out.push(b'"');
         return Ok(());
     }
+    let Ok(text) = std::str::from_utf8(bytes) else {
+        return Err(refuse(ctx, "a string that is not well formed"));
+    };
     serde_json::to_writer(out, text).map_err(|_| refuse(ctx, "this text"))
 }
 
@@ -131,6 +129,12 @@ fn record<'js>(
     out: &mut Vec<u8>,
     depth: usize,
 ) -> Result<()> {
+    if object.is_function() {
+        return Err(refuse(ctx, "a function"));
+    }
+    if object.is_promise() || object.is_error() || object.is_proxy() {
+        return Err(refuse(ctx, object.type_name()));
+    }
     // A plain object's prototype is null or the one without a prototype: a Date, a Map or an
     // instance of a class has more, and JSON would lose it.
     if object.get_prototype().is_some_and(|prototype| prototype.get_prototype().is_some()) {
@@ -138,14 +142,14 @@ fn record<'js>(
     }
     out.push(b'{');
     let mut first = true;
-    for property in object.props::<String, Value>() {
-        let (key, value) = property?;
+    for key in object.keys::<Atom>() {
+        let key = key?;
         if !std::mem::take(&mut first) {
             out.push(b',');
         }
-        string(ctx, &key, out)?;
+        string(ctx, key.to_js_string()?, out)?;
         out.push(b':');
-        write(ctx, &value, out, depth + 1)?;
+        write(ctx, &object.get(key)?, out, depth + 1)?;
     }
     out.push(b'}');
     Ok(())

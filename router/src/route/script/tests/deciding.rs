@@ -1,5 +1,8 @@
 //! What scripts can ask, and what becomes of their connections.
 
+use proptest::prelude::*;
+use serde_json::Value;
+
 use super::*;
 use crate::inspect::{Cause, ClientHello, HttpHead};
 
@@ -205,6 +208,11 @@ fn json_carries_what_it_can_and_refuses_the_rest() {
         "'\\ud800'",
         "(() => { const o = {}; o.o = o; return o })()",
         "connection",
+        "{ '\\ud800': 1 }",
+        "new Proxy({}, {})",
+        "new Error('x')",
+        "Promise.resolve()",
+        "Object.setPrototypeOf(() => 1, null)",
         "'x'.repeat(1 << 20), 1",
     ] {
         let body = format!(
@@ -227,6 +235,8 @@ fn a_transfer_list_is_one_connection() {
         ("connection", "TypeError"),
         ("[{}]", "TypeError"),
         ("[connection, 1]", "TypeError"),
+        ("[connection, undefined]", "TypeError"),
+        ("[, connection]", "TypeError"),
     ] {
         let body = format!(
             "try {{ pools.app.postMessage(1, {transfer}) }}
@@ -264,5 +274,49 @@ fn a_script_that_cannot_be_used_says_where_and_why() {
         ("throw 'x'", "route.js: threw x"),
     ] {
         assert_eq!(build(text).unwrap_err().to_string(), said);
+    }
+}
+
+/// What JSON can say.
+fn json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        (-(1i64 << 53)..1 << 53).prop_map(Value::from),
+        // What is not finite becomes null.
+        any::<f64>().prop_map(Value::from),
+        any::<String>().prop_map(Value::from),
+    ];
+    leaf.prop_recursive(4, 32, 6, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..6).prop_map(Value::from),
+            prop::collection::vec((any::<String>(), inner), 0..6)
+                .prop_map(|entries| Value::Object(entries.into_iter().collect())),
+        ]
+    })
+}
+
+/// A text as a literal. (Within one, `JSON.parse` makes a `__proto__` a plain key.)
+fn literal(text: &str) -> String {
+    serde_json::to_string(text).unwrap()
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    #[test]
+    fn what_is_posted_is_what_a_worker_reads(value in json()) {
+        let value = value.to_string();
+        let body = format!("pools.gold.postMessage(JSON.parse({}), [connection])", literal(&value));
+        let posted = posted(&decide(&mut handler(&body)));
+        // JavaScript is the judge: it reads numbers to the last digit.
+        let same = format!(
+            "const [one, other] = [{}, {}].map((text) => JSON.stringify(JSON.parse(text)));
+             connection.reject(one === other ? 418 : 500)",
+            literal(&value),
+            literal(&posted),
+        );
+        let outcome = decide(&mut handler(&same));
+        prop_assert_eq!(outcome, Outcome::Reject(Refusal::Status(418)), "{} {}", value, posted);
     }
 }
