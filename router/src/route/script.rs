@@ -10,7 +10,8 @@
 //! `[[route]]`s decide meanwhile.
 //!
 //! What scripts see: `connection`, `request`, `pools`, `globals`; `message` is what they
-//! post. `book` knows which connections are undecided.
+//! post. `book` knows which connections are undecided, `waiting` what they wait for; `layouts` spares
+//! decisions what they have in common.
 
 mod book;
 mod clock;
@@ -18,6 +19,7 @@ mod connection;
 mod engine;
 mod failure;
 mod globals;
+mod layouts;
 mod message;
 mod pools;
 mod request;
@@ -25,6 +27,7 @@ mod start;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod waiting;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

@@ -83,9 +83,13 @@ impl<S: Subject> Book<S> {
         entry.filter(|entry| entry.number == ticket.number).map(look)
     }
 
-    /// Takes the connection out: it waits. Its entry stays.
+    /// Takes the connection out: it waits, unless it is settled. Its entry stays.
     pub(super) fn lend(&self, ticket: Ticket) -> Option<S> {
-        self.with(ticket, |entry| entry.subject.take()).flatten()
+        self.with(ticket, |entry| match entry.outcome {
+            Some(_) => None,
+            None => entry.subject.take(),
+        })
+        .flatten()
     }
 
     /// Puts it back, with what its client said.
@@ -129,12 +133,11 @@ impl<S: Subject> Book<S> {
 /// The book as JavaScript objects see it, whatever the connections are.
 pub(super) trait Register: Send + Sync {
     fn settle(&self, ticket: Ticket, outcome: Outcome) -> Result<(), Settled>;
-    fn is_settled(&self, ticket: Ticket) -> bool;
     fn local(&self, ticket: Ticket) -> Result<Option<SocketAddr>, Away>;
     fn listener(&self, ticket: Ticket) -> Result<Arc<str>, Away>;
     fn context(&self, ticket: Ticket) -> Result<Fact<Label>, Away>;
     fn user(&self, ticket: Ticket) -> Result<Fact<String>, Away>;
-    /// What the client said, if somebody has looked.
+    /// What the client of an unsettled connection said, if somebody has looked.
     fn speech(&self, ticket: Ticket) -> Result<Option<Arc<Speech>>, Away>;
     /// The script is told that something cannot be known.
     fn unknown(&self, ticket: Ticket, cause: Cause);
@@ -159,10 +162,6 @@ impl<S: Subject> Register for Book<S> {
         settled.unwrap_or(Err(Settled))
     }
 
-    fn is_settled(&self, ticket: Ticket) -> bool {
-        self.with(ticket, |entry| entry.outcome.is_some()).unwrap_or(true)
-    }
-
     fn local(&self, ticket: Ticket) -> Result<Option<SocketAddr>, Away> {
         self.ask(ticket, |subject| subject.local())
     }
@@ -180,7 +179,11 @@ impl<S: Subject> Register for Book<S> {
     }
 
     fn speech(&self, ticket: Ticket) -> Result<Option<Arc<Speech>>, Away> {
-        self.with(ticket, |entry| entry.speech.clone()).ok_or(Away)
+        let speech = self.with(ticket, |entry| match entry.outcome {
+            Some(_) => Err(Away),
+            None => Ok(entry.speech.clone()),
+        });
+        speech.unwrap_or(Err(Away))
     }
 
     fn unknown(&self, ticket: Ticket, cause: Cause) {

@@ -1,23 +1,21 @@
 //! The `connection` that a handler gets.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 
 use rquickjs::class::Trace;
 use rquickjs::{Class, Ctx, Exception, IntoJs, JsLifetime, Promise, Result, String, Value};
 
 use super::book::{Away, Register, Settled, Ticket};
-use super::engine::{self, Kind};
+use super::engine::{Handles, UNKNOWN};
 use super::request::JsLabel;
+use super::waiting::{Kind, Want};
 use super::{Outcome, Refusal};
 use crate::inspect::{Cause, Fact};
 
 /// One connection, or what is left of it.
 #[derive(Trace, JsLifetime)]
-#[rquickjs::class(rename = "Connection")]
+#[rquickjs::class(rename = "Connection", frozen)]
 pub(super) struct JsConnection {
-    #[qjs(skip_trace)]
-    pub(super) book: Arc<dyn Register>,
     #[qjs(skip_trace)]
     pub(super) ticket: Ticket,
     #[qjs(skip_trace)]
@@ -86,14 +84,12 @@ fn port<'js>(ctx: &Ctx<'js>, address: Option<SocketAddr>) -> Value<'js> {
 }
 
 /// Tells the script that something cannot be known: it never reads as if it were not there.
-pub(super) fn unknown(
-    ctx: &Ctx<'_>,
-    book: &dyn Register,
-    ticket: Ticket,
-    cause: Cause,
-) -> rquickjs::Error {
-    book.unknown(ticket, cause);
-    Exception::throw_dom(ctx, engine::UNKNOWN, cause_text(cause))
+pub(super) fn unknown(ctx: &Ctx<'_>, ticket: Ticket, cause: Cause) -> rquickjs::Error {
+    match Handles::of(ctx) {
+        Ok(handles) => handles.book.unknown(ticket, cause),
+        Err(error) => return error,
+    }
+    Exception::throw_dom(ctx, UNKNOWN, cause_text(cause))
 }
 
 pub(super) fn cause_text(cause: Cause) -> &'static str {
@@ -119,35 +115,35 @@ impl JsConnection {
 
     #[qjs(get)]
     fn local_address<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
-        address(&ctx, self.local(&ctx)?)
+        address(&ctx, self.ask(&ctx, |book| book.local(self.ticket))?)
     }
 
     #[qjs(get)]
     fn local_port<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
-        Ok(port(&ctx, self.local(&ctx)?))
+        Ok(port(&ctx, self.ask(&ctx, |book| book.local(self.ticket))?))
     }
 
     #[qjs(get)]
     fn listener<'js>(&self, ctx: Ctx<'js>) -> Result<String<'js>> {
-        let name = self.book.listener(self.ticket).map_err(|Away| away(&ctx))?;
+        let name = self.ask(&ctx, |book| book.listener(self.ticket))?;
         String::from_str(ctx, &name)
     }
 
     #[qjs(get)]
     fn peer_context<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
-        match self.book.context(self.ticket).map_err(|Away| away(&ctx))? {
+        match self.ask(&ctx, |book| book.context(self.ticket))? {
             Fact::Known(label) => Ok(Class::instance(ctx.clone(), JsLabel { label })?.into_value()),
             Fact::Absent | Fact::Unasked => Ok(Value::new_null(ctx)),
-            Fact::Unknown(cause) => Err(unknown(&ctx, &*self.book, self.ticket, cause)),
+            Fact::Unknown(cause) => Err(unknown(&ctx, self.ticket, cause)),
         }
     }
 
     #[qjs(get)]
     fn peer_user<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
-        match self.book.user(self.ticket).map_err(|Away| away(&ctx))? {
+        match self.ask(&ctx, |book| book.user(self.ticket))? {
             Fact::Known(user) => user.into_js(&ctx),
             Fact::Absent | Fact::Unasked => Ok(Value::new_null(ctx)),
-            Fact::Unknown(cause) => Err(unknown(&ctx, &*self.book, self.ticket, cause)),
+            Fact::Unknown(cause) => Err(unknown(&ctx, self.ticket, cause)),
         }
     }
 
@@ -176,25 +172,29 @@ impl JsConnection {
             let message = "reject() takes a status from 400 to 599, \"reset\" or \"close\"";
             return Err(Exception::throw_range(&ctx, message));
         };
-        self.book.settle(self.ticket, Outcome::Reject(refusal)).map_err(|Settled| away(&ctx))
+        let settled = Handles::of(&ctx)?.book.settle(self.ticket, Outcome::Reject(refusal));
+        settled.map_err(|Settled| away(&ctx))
     }
 }
 
 impl JsConnection {
-    fn local(&self, ctx: &Ctx<'_>) -> Result<Option<SocketAddr>> {
-        self.book.local(self.ticket).map_err(|Away| away(ctx))
+    fn ask<R>(
+        &self,
+        ctx: &Ctx<'_>,
+        question: impl FnOnce(&dyn Register) -> std::result::Result<R, Away>,
+    ) -> Result<R> {
+        question(&*Handles::of(ctx)?.book).map_err(|Away| away(ctx))
     }
 
     /// A promise of what the client says; kept at once if somebody has looked.
     fn look<'js>(&self, ctx: &Ctx<'js>, kind: Kind) -> Result<Promise<'js>> {
-        if self.book.is_settled(self.ticket) {
-            return Err(away(ctx));
-        }
+        let handles = Handles::of(ctx)?;
+        let speech = handles.book.speech(self.ticket).map_err(|Away| away(ctx))?;
         let (promise, resolve, reject) = Promise::new(ctx)?;
-        let want = engine::Want { kind, resolve, reject };
-        match self.book.speech(self.ticket).map_err(|Away| away(ctx))? {
-            Some(speech) => want.answer(ctx, &self.book, self.ticket, &speech)?,
-            None => engine::wait(ctx, self.ticket, want)?,
+        let want = Want { kind, resolve, reject };
+        match speech {
+            Some(speech) => want.answer(ctx, &handles, self.ticket, &speech)?,
+            None => handles.waiting.add(self.ticket, want),
         }
         Ok(promise)
     }

@@ -1,132 +1,72 @@
 //! One script in one QuickJS context, and its turns.
 
-use std::cell::RefCell;
-use std::collections::HashMap;
 use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
 use rquickjs::function::IntoArgs;
 use rquickjs::promise::PromiseState;
-use rquickjs::{Class, Context, Ctx, Function, JsLifetime, Promise, Result, Value};
+use rquickjs::runtime::UserDataGuard;
+use rquickjs::{Class, Context, Ctx, Error, Function, JsLifetime, Object, Promise, Result, Value};
 
 use super::book::{Book, Closed, Register, Ticket};
 use super::clock::Clock;
-use super::connection::{JsConnection, cause_text};
+use super::connection::JsConnection;
 use super::failure::{Failure, FailureKind, Failures};
-use super::request::{JsHead, JsHello};
+use super::layouts::Layouts;
+use super::request::JsHead;
 use super::start::{START, start};
 use super::switch::{Position, Switch};
+use super::waiting::Waiting;
 use super::{Limits, Outcome, Pools, Source, Subject, pools};
-use crate::inspect::{Cause, Fact, Facts, Speech};
+use crate::inspect::Speech;
 
 /// Name of the error that a script gets for what cannot be known.
 pub(super) const UNKNOWN: &str = "NotReadableError";
 
-/// Which look a script asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Kind {
-    Tls,
-    Http,
-}
-
-/// A promise that `tls()` or `http()` returned.
-#[derive(JsLifetime)]
-pub(super) struct Want<'js> {
-    #[qjs(skip)]
-    pub(super) kind: Kind,
-    pub(super) resolve: Function<'js>,
-    pub(super) reject: Function<'js>,
-}
-
-/// What this module keeps in the runtime: it is dropped with it, never after.
+/// What is kept in the runtime: it is dropped with it, never after.
 #[derive(JsLifetime)]
 pub(super) struct Handles<'js> {
     dispatch: Function<'js>,
-    /// Promises that wait for a client's bytes, by the connection's number.
-    wants: RefCell<HashMap<u64, Vec<Want<'js>>>>,
-    /// Promises of handlers that wait, by the connection's number.
-    handlers: RefCell<HashMap<u64, Promise<'js>>>,
-    /// One object of each kind that every decision makes, see `start`.
-    kept_connection: RefCell<Option<Value<'js>>>,
-    kept_head: RefCell<Option<Value<'js>>>,
+    /// Here, and not with each object: sharing it takes two locked instructions an object.
+    #[qjs(skip)]
+    pub(super) book: Arc<dyn Register>,
+    pub(super) waiting: Waiting<'js>,
+    /// Of the classes that decisions make objects of, looked up once.
+    connection: Object<'js>,
+    head: Object<'js>,
     #[expect(dead_code, reason = "it is there to be there")]
-    kept_promise: Vec<Value<'js>>,
+    layouts: Layouts<'js>,
 }
 
 impl<'js> Handles<'js> {
-    pub(super) fn new(ctx: &Ctx<'js>, dispatch: Function<'js>) -> Result<Self> {
-        let (promise, resolve, reject) = Promise::new(ctx)?;
+    pub(super) fn new(
+        ctx: &Ctx<'js>,
+        dispatch: Function<'js>,
+        book: Arc<dyn Register>,
+    ) -> Result<Self> {
+        let prototype = |prototype: Option<Object<'js>>| prototype.ok_or(Error::Unknown);
         Ok(Self {
             dispatch,
-            wants: RefCell::new(HashMap::new()),
-            handlers: RefCell::new(HashMap::new()),
-            kept_connection: RefCell::new(None),
-            kept_head: RefCell::new(None),
-            kept_promise: vec![promise.into_value(), resolve.into_value(), reject.into_value()],
+            book,
+            waiting: Waiting::default(),
+            connection: prototype(Class::<JsConnection>::prototype(ctx)?)?,
+            head: prototype(Class::<JsHead>::prototype(ctx)?)?,
+            layouts: Layouts::new(ctx)?,
         })
     }
-}
 
-impl<'js> Want<'js> {
-    /// Keeps the promise.
-    pub(super) fn answer(
-        &self,
-        ctx: &Ctx<'js>,
-        book: &Arc<dyn Register>,
-        ticket: Ticket,
-        speech: &Arc<Speech>,
-    ) -> Result<()> {
-        let facts = Facts { speech, ..Facts::of_address(0, None) };
-        let (book, speech) = (Arc::clone(book), Arc::clone(speech));
-        match self.kind {
-            Kind::Tls => match facts.hello() {
-                Fact::Known(_) => {
-                    let hello = JsHello { book, ticket, speech };
-                    self.resolve.call((Class::instance(ctx.clone(), hello)?,))
-                }
-                Fact::Absent | Fact::Unasked => self.nothing(ctx),
-                Fact::Unknown(cause) => self.unknown(ctx, &*book, ticket, cause),
-            },
-            Kind::Http => match facts.head() {
-                Fact::Known(_) => {
-                    let head = JsHead { book, ticket, speech };
-                    let head = Class::instance(ctx.clone(), head)?.into_value();
-                    if let Some(handles) = ctx.userdata::<Handles<'_>>() {
-                        handles.kept_head.borrow_mut().get_or_insert_with(|| head.clone());
-                    }
-                    self.resolve.call((head,))
-                }
-                // TLS and HTTP/2 hide it, and the script may go by `tls()`.
-                Fact::Absent | Fact::Unasked | Fact::Unknown(Cause::Hidden) => self.nothing(ctx),
-                Fact::Unknown(cause) => self.unknown(ctx, &*book, ticket, cause),
-            },
-        }
+    /// Those of a script.
+    ///
+    /// # Errors
+    /// It has none: it was not started by `start`.
+    pub(super) fn of<'a>(ctx: &'a Ctx<'js>) -> Result<UserDataGuard<'a, Self>> {
+        ctx.userdata().ok_or(Error::Unknown)
     }
 
-    fn nothing(&self, ctx: &Ctx<'js>) -> Result<()> {
-        self.resolve.call((Value::new_null(ctx.clone()),))
+    pub(super) fn head(&self, head: JsHead) -> Result<Class<'js, JsHead>> {
+        Class::instance_proto(head, self.head.clone())
     }
-
-    fn unknown(
-        &self,
-        ctx: &Ctx<'js>,
-        book: &dyn Register,
-        ticket: Ticket,
-        cause: Cause,
-    ) -> Result<()> {
-        book.unknown(ticket, cause);
-        rquickjs::Exception::throw_dom(ctx, UNKNOWN, cause_text(cause));
-        self.reject.call((ctx.catch(),))
-    }
-}
-
-/// Lets a promise wait until the client's bytes are there.
-pub(super) fn wait<'js>(ctx: &Ctx<'js>, ticket: Ticket, want: Want<'js>) -> Result<()> {
-    if let Some(handles) = ctx.userdata::<Handles<'_>>() {
-        handles.wants.borrow_mut().entry(ticket.number).or_default().push(want);
-    }
-    Ok(())
 }
 
 /// What became of a connection in one turn.
@@ -185,12 +125,13 @@ impl<S: Subject> Engine<S> {
         pools: Arc<dyn Pools>,
     ) -> std::result::Result<Self, Failure> {
         let clock = Clock::default();
-        let context = start(&source, &limits, &pools, &clock)?;
+        let book = Arc::new(Book::new());
+        let context = start(&source, &limits, &pools, &clock, book.clone())?;
         Ok(Self {
             source,
             limits,
             pools,
-            book: Arc::new(Book::new()),
+            book,
             clock,
             switch: Switch::default(),
             failures: Failures::default(),
@@ -219,12 +160,9 @@ impl<S: Subject> Engine<S> {
         }
         let peer = subject.peer();
         let ticket = self.book.open(subject);
-        let end = self.turn(ticket, |ctx, handles, book| {
-            let connection = JsConnection { book: Arc::clone(book), ticket, peer };
-            let connection = Class::instance(ctx.clone(), connection)?.into_value();
-            let mut kept = handles.kept_connection.borrow_mut();
-            kept.get_or_insert_with(|| connection.clone());
-            drop(kept);
+        let end = self.turn(ticket, |_, handles| {
+            let connection = JsConnection { ticket, peer };
+            let connection = Class::instance_proto(connection, handles.connection.clone())?;
             let result: Value = call(&handles.dispatch, (connection,))?;
             Ok(result.into_promise())
         });
@@ -236,12 +174,12 @@ impl<S: Subject> Engine<S> {
         if let Err(subject) = self.book.give_back(ticket, subject, Arc::clone(&speech)) {
             return Verdict::Decided(subject, Outcome::Failed);
         }
-        let end = self.turn(ticket, |ctx, handles, book| {
-            let wants = handles.wants.borrow_mut().remove(&ticket.number);
-            for want in wants.into_iter().flatten() {
-                want.answer(ctx, book, ticket, &speech)?;
+        let end = self.turn(ticket, |ctx, handles| {
+            let Some(place) = handles.waiting.take(ticket) else { return Ok(None) };
+            for want in place.wants() {
+                want.answer(ctx, handles, ticket, &speech)?;
             }
-            Ok(handles.handlers.borrow_mut().remove(&ticket.number))
+            Ok(place.handler)
         });
         self.conclude(ticket, end)
     }
@@ -263,6 +201,12 @@ impl<S: Subject> Engine<S> {
         self.book.len()
     }
 
+    /// Pieces of memory that the script holds.
+    #[cfg(test)]
+    pub(super) fn pieces(&self) -> i64 {
+        self.context.as_ref().map_or(0, |context| context.runtime().memory_usage().malloc_count)
+    }
+
     fn is_on(&mut self) -> bool {
         match self.switch.position(Instant::now) {
             Position::Off => return false,
@@ -273,8 +217,10 @@ impl<S: Subject> Engine<S> {
             && let Some(context) = &self.context
         {
             self.clock.begin(START);
-            let refreshed = context
-                .with(|ctx| pools::refresh(&ctx, &self.pools).map_err(|_| ctx.catch()).is_ok());
+            let book: Arc<dyn Register> = self.book.clone();
+            let refreshed = context.with(|ctx| {
+                pools::refresh(&ctx, &self.pools, &book).map_err(|_| ctx.catch()).is_ok()
+            });
             if !refreshed {
                 tracing::warn!(script = %self.source.name, "the script's pools cannot be renewed");
             }
@@ -286,18 +232,13 @@ impl<S: Subject> Engine<S> {
     fn turn(
         &self,
         ticket: Ticket,
-        step: impl for<'js> FnOnce(
-            &Ctx<'js>,
-            &Handles<'js>,
-            &Arc<dyn Register>,
-        ) -> Result<Option<Promise<'js>>>,
+        step: impl for<'js> FnOnce(&Ctx<'js>, &Handles<'js>) -> Result<Option<Promise<'js>>>,
     ) -> End {
         let Some(context) = &self.context else { return End::Done };
-        let book: Arc<dyn Register> = self.book.clone();
         self.clock.begin(self.limits.time);
         context.with(|ctx| {
-            let Some(handles) = ctx.userdata::<Handles<'_>>() else { return End::Done };
-            let result = step(&ctx, &handles, &book);
+            let Ok(handles) = Handles::of(&ctx) else { return End::Done };
+            let result = step(&ctx, &handles);
             let failed = |ctx: &Ctx<'_>| self.failure(ctx);
             let promise = match result {
                 Ok(promise) => promise,
@@ -315,15 +256,10 @@ impl<S: Subject> Engine<S> {
                         let _ = promise.result::<Value>();
                         return End::Failed(failed(&ctx));
                     }
-                    PromiseState::Pending
-                        if handles.wants.borrow().contains_key(&ticket.number) =>
-                    {
-                        handles.handlers.borrow_mut().insert(ticket.number, promise);
-                    }
-                    PromiseState::Pending => {}
+                    PromiseState::Pending => handles.waiting.keep(ticket, promise),
                 }
             }
-            match handles.wants.borrow().contains_key(&ticket.number) {
+            match handles.waiting.has(ticket) {
                 true => End::Waits,
                 false => End::Done,
             }
@@ -349,14 +285,12 @@ impl<S: Subject> Engine<S> {
     }
 
     fn conclude(&mut self, ticket: Ticket, end: End) -> Verdict<S> {
-        let register: &dyn Register = &*self.book;
         if matches!(end, End::Waits)
-            && !register.is_settled(ticket)
             && let Some(subject) = self.book.lend(ticket)
         {
             return Verdict::Waits(subject, ticket);
         }
-        if matches!(end, End::Waits) {
+        if !matches!(end, End::Done) {
             self.drop_waiting(ticket);
         }
         let closed = self.book.close(ticket);
@@ -369,7 +303,6 @@ impl<S: Subject> Engine<S> {
                     Outcome::Unknown(cause)
                 }
                 (outcome, _) => {
-                    self.drop_waiting(ticket);
                     self.failed(&failure);
                     outcome.unwrap_or(Outcome::Failed)
                 }
@@ -385,10 +318,8 @@ impl<S: Subject> Engine<S> {
     fn drop_waiting(&self, ticket: Ticket) {
         if let Some(context) = &self.context {
             context.with(|ctx| {
-                if let Some(handles) = ctx.userdata::<Handles<'_>>() {
-                    let wants = handles.wants.borrow_mut().remove(&ticket.number);
-                    let handler = handles.handlers.borrow_mut().remove(&ticket.number);
-                    drop((wants, handler));
+                if let Ok(handles) = Handles::of(&ctx) {
+                    drop(handles.waiting.take(ticket));
                 }
             });
         }
@@ -415,7 +346,8 @@ impl<S: Subject> Engine<S> {
 
     fn restart(&mut self) {
         self.context = None;
-        match start(&self.source, &self.limits, &self.pools, &self.clock) {
+        let book = self.book.clone();
+        match start(&self.source, &self.limits, &self.pools, &self.clock, book) {
             Ok(context) => {
                 self.context = Some(context);
                 self.stale = false;

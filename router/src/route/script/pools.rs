@@ -7,6 +7,7 @@ use rquickjs::function::Opt;
 use rquickjs::object::Property;
 use rquickjs::{Array, Class, Coerced, Ctx, Exception, JsLifetime, Object, Result, String, Value};
 
+use super::book::{Register, Settled};
 use super::connection::JsConnection;
 use super::message::length;
 use super::{Outcome, Pools, To, message};
@@ -15,10 +16,12 @@ use super::{Outcome, Pools, To, message};
 const POOLS: &str = "pools";
 
 #[derive(Trace, JsLifetime)]
-#[rquickjs::class(rename = "Pool")]
+#[rquickjs::class(rename = "Pool", frozen)]
 pub(super) struct JsPool {
     #[qjs(skip_trace)]
     pools: Arc<dyn Pools>,
+    #[qjs(skip_trace)]
+    book: Arc<dyn Register>,
     #[qjs(skip_trace)]
     index: usize,
     #[qjs(skip_trace)]
@@ -38,7 +41,8 @@ impl JsPool {
         message: Opt<Value<'js>>,
         transfer: Opt<Value<'js>>,
     ) -> Result<()> {
-        post(&ctx, self.index, To::Balance, message.0, transfer.0)
+        let target = (self.index, To::Balance);
+        post(&ctx, &*self.book, target, message.0, transfer.0)
     }
 
     fn worker_for<'js>(
@@ -52,8 +56,8 @@ impl JsPool {
         let slots = self.pools.slots(self.index);
         match slots.into_iter().find(|(number, _)| *number == slot) {
             Some((_, name)) => {
-                let pools = Arc::clone(&self.pools);
-                let worker = JsWorker { pools, pool: self.index, slot, name };
+                let (pools, book) = (Arc::clone(&self.pools), Arc::clone(&self.book));
+                let worker = JsWorker { pools, book, pool: self.index, slot, name };
                 Ok(Class::instance(ctx, worker)?.into_value())
             }
             None => Ok(Value::new_null(ctx)),
@@ -62,10 +66,12 @@ impl JsPool {
 }
 
 #[derive(Trace, JsLifetime)]
-#[rquickjs::class(rename = "Worker")]
+#[rquickjs::class(rename = "Worker", frozen)]
 pub(super) struct JsWorker {
     #[qjs(skip_trace)]
     pools: Arc<dyn Pools>,
+    #[qjs(skip_trace)]
+    book: Arc<dyn Register>,
     #[qjs(skip_trace)]
     pool: usize,
     #[qjs(skip_trace)]
@@ -98,14 +104,15 @@ impl JsWorker {
         message: Opt<Value<'js>>,
         transfer: Opt<Value<'js>>,
     ) -> Result<()> {
-        post(&ctx, self.pool, To::Slot(self.slot), message.0, transfer.0)
+        let target = (self.pool, To::Slot(self.slot));
+        post(&ctx, &*self.book, target, message.0, transfer.0)
     }
 }
 
 fn post<'js>(
     ctx: &Ctx<'js>,
-    pool: usize,
-    to: To,
+    book: &dyn Register,
+    (pool, to): (usize, To),
     message: Option<Value<'js>>,
     transfer: Option<Value<'js>>,
 ) -> Result<()> {
@@ -114,43 +121,50 @@ fn post<'js>(
     let transfer = transfer.as_ref().and_then(Value::as_array).ok_or_else(usage)?;
     let clone = |what: &str| Exception::throw_dom(ctx, "DataCloneError", what);
     let first: Value = transfer.get(0)?;
-    let connection = Class::<JsConnection>::from_value(&first).map_err(|_| usage())?;
+    let connection = first.as_object().and_then(Object::as_class::<JsConnection>);
+    let ticket = connection.ok_or_else(usage)?.borrow().ticket;
     if length(transfer)? > 1 {
         return Err(match transfer.get::<Value>(1)? == first {
             true => clone("the connection is twice in the transfer list"),
             false => usage(),
         });
     }
-    let (book, ticket) = {
-        let connection = connection.borrow();
-        (Arc::clone(&connection.book), connection.ticket)
-    };
     let message = match &message {
         Some(message) => message::read(ctx, message)?,
         None => vestibule_protocol::Data::NONE,
     };
-    book.settle(ticket, Outcome::Post { pool, to, message })
-        .map_err(|_| clone("the connection was posted, rejected or is gone"))
+    let settled = book.settle(ticket, Outcome::Post { pool, to, message });
+    settled.map_err(|Settled| clone("the connection was posted, rejected or is gone"))
 }
 
 /// Sets the global `pools`.
-pub(super) fn define(ctx: &Ctx<'_>, pools: &Arc<dyn Pools>) -> Result<()> {
+pub(super) fn define(
+    ctx: &Ctx<'_>,
+    pools: &Arc<dyn Pools>,
+    book: &Arc<dyn Register>,
+) -> Result<()> {
     let all = Object::new(ctx.clone())?;
     for (index, name) in pools.names().into_iter().enumerate() {
-        let pool = JsPool { pools: Arc::clone(pools), index, name: Arc::clone(&name) };
+        let (pools, book) = (Arc::clone(pools), Arc::clone(book));
+        let pool = JsPool { pools, book, index, name: Arc::clone(&name) };
         all.prop(&*name, Property::from(Class::instance(ctx.clone(), pool)?).enumerable())?;
     }
     ctx.globals().prop(POOLS, Property::from(all).enumerable())?;
-    refresh(ctx, pools)
+    refresh(ctx, pools, book)
 }
 
 /// Renews the lists of workers: slots came or went.
-pub(super) fn refresh(ctx: &Ctx<'_>, pools: &Arc<dyn Pools>) -> Result<()> {
+pub(super) fn refresh(
+    ctx: &Ctx<'_>,
+    pools: &Arc<dyn Pools>,
+    book: &Arc<dyn Register>,
+) -> Result<()> {
     let all: Object = ctx.globals().get(POOLS)?;
     for (index, name) in pools.names().into_iter().enumerate() {
         let workers = Array::new(ctx.clone())?;
         for (at, (slot, name)) in pools.slots(index).into_iter().enumerate() {
-            let worker = JsWorker { pools: Arc::clone(pools), pool: index, slot, name };
+            let (pools, book) = (Arc::clone(pools), Arc::clone(book));
+            let worker = JsWorker { pools, book, pool: index, slot, name };
             workers.set(at, Class::instance(ctx.clone(), worker)?)?;
         }
         // A plain value costs a script less than a getter. The lists of one script only.

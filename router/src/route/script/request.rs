@@ -6,13 +6,13 @@ use std::sync::Arc;
 use rquickjs::class::Trace;
 use rquickjs::{Array, Ctx, IntoJs, JsLifetime, Result, String, Value};
 
-use super::book::{Register, Ticket};
+use super::book::Ticket;
 use super::connection::unknown;
 use crate::inspect::{ClientHello, Fact, HttpHead, Label, Speech};
 
 /// `connection.peerContext`.
 #[derive(Trace, JsLifetime)]
-#[rquickjs::class(rename = "PeerContext")]
+#[rquickjs::class(rename = "PeerContext", frozen)]
 pub(super) struct JsLabel {
     #[qjs(skip_trace)]
     pub(super) label: Label,
@@ -53,10 +53,8 @@ impl JsLabel {
 
 /// What `await connection.tls()` is.
 #[derive(Trace, JsLifetime)]
-#[rquickjs::class(rename = "ClientHello")]
+#[rquickjs::class(rename = "ClientHello", frozen)]
 pub(super) struct JsHello {
-    #[qjs(skip_trace)]
-    pub(super) book: Arc<dyn Register>,
     #[qjs(skip_trace)]
     pub(super) ticket: Ticket,
     /// A hello.
@@ -69,7 +67,7 @@ impl JsHello {
     #[qjs(get)]
     fn server_name<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
         let name = self.hello().and_then(|hello| hello.server_name.as_ref().map(|name| &**name));
-        fact(&ctx, &*self.book, self.ticket, name)
+        fact(&ctx, self.ticket, name)
     }
 
     #[qjs(get)]
@@ -82,7 +80,7 @@ impl JsHello {
                 }
             }
             Fact::Absent | Fact::Unasked => {}
-            Fact::Unknown(cause) => return Err(unknown(&ctx, &*self.book, self.ticket, cause)),
+            Fact::Unknown(cause) => return Err(unknown(&ctx, self.ticket, cause)),
         }
         Ok(protocols.into_value())
     }
@@ -99,10 +97,8 @@ impl JsHello {
 
 /// What `await connection.http()` is.
 #[derive(Trace, JsLifetime)]
-#[rquickjs::class(rename = "HttpHead")]
+#[rquickjs::class(rename = "HttpHead", frozen)]
 pub(super) struct JsHead {
-    #[qjs(skip_trace)]
-    pub(super) book: Arc<dyn Register>,
     #[qjs(skip_trace)]
     pub(super) ticket: Ticket,
     /// A head.
@@ -124,12 +120,12 @@ impl JsHead {
 
     #[qjs(get)]
     fn path<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
-        fact(&ctx, &*self.book, self.ticket, self.head().map_or(Fact::Absent, HttpHead::path))
+        fact(&ctx, self.ticket, self.head().map_or(Fact::Absent, HttpHead::path))
     }
 
     #[qjs(get)]
     fn host<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
-        fact(&ctx, &*self.book, self.ticket, self.head().map_or(Fact::Absent, HttpHead::host))
+        fact(&ctx, self.ticket, self.head().map_or(Fact::Absent, HttpHead::host))
     }
 
     fn header<'js>(&self, ctx: Ctx<'js>, name: std::string::String) -> Result<Value<'js>> {
@@ -180,15 +176,10 @@ fn known<'js>(ctx: &Ctx<'js>, text: Option<&str>) -> Result<Value<'js>> {
     }
 }
 
-fn fact<'js>(
-    ctx: &Ctx<'js>,
-    book: &dyn Register,
-    ticket: Ticket,
-    fact: Fact<&str>,
-) -> Result<Value<'js>> {
+fn fact<'js>(ctx: &Ctx<'js>, ticket: Ticket, fact: Fact<&str>) -> Result<Value<'js>> {
     match fact {
         Fact::Known(text) => text.into_js(ctx),
         Fact::Absent | Fact::Unasked => Ok(Value::new_null(ctx.clone())),
-        Fact::Unknown(cause) => Err(unknown(ctx, book, ticket, cause)),
+        Fact::Unknown(cause) => Err(unknown(ctx, ticket, cause)),
     }
 }

@@ -7,6 +7,7 @@ use rquickjs::context::EvalOptions;
 use rquickjs::object::Property;
 use rquickjs::{Context, Ctx, Function, Result, Runtime, Value};
 
+use super::book::Register;
 use super::clock::Clock;
 use super::engine::Handles;
 use super::failure::{Failure, FailureKind};
@@ -22,12 +23,7 @@ pub(super) const START: Duration = Duration::from_secs(1);
 const OWN: &str = "vestibule";
 
 /// Calls the script's handler, which may change: `onconnection` is looked up each time.
-/// An object's layout is made anew when no object has it: one of each is kept, so that it is there.
-const DISPATCH: &str = "{
-  const dispatch = (connection) => onconnection({ connection });
-  dispatch.kept = { connection: null };
-  dispatch;
-}";
+const DISPATCH: &str = "(connection) => onconnection({ connection })";
 
 /// A new context in which the script's top level has run.
 pub(super) fn start(
@@ -35,6 +31,7 @@ pub(super) fn start(
     limits: &Limits,
     pools: &Arc<dyn Pools>,
     clock: &Clock,
+    book: Arc<dyn Register>,
 ) -> std::result::Result<Context, Failure> {
     let name = source.name.as_str();
     let no_memory = |_| Failure::new(FailureKind::Memory, name, "there is no memory for a script");
@@ -47,7 +44,7 @@ pub(super) fn start(
     runtime.set_memory_limit(limits.memory.saturating_add(own));
     clock.begin(START);
     context.with(|ctx| {
-        prepare(&ctx, pools).map_err(|_| {
+        prepare(&ctx, pools, book).map_err(|_| {
             ctx.catch();
             Failure::new(FailureKind::Memory, name, "there is not enough memory for a script")
         })?;
@@ -85,15 +82,15 @@ pub(super) fn start(
 }
 
 /// Everything that is there before the script.
-fn prepare(ctx: &Ctx<'_>, pools: &Arc<dyn Pools>) -> Result<()> {
+fn prepare(ctx: &Ctx<'_>, pools: &Arc<dyn Pools>, book: Arc<dyn Register>) -> Result<()> {
     globals::define(ctx)?;
-    pools::define(ctx, pools)?;
+    pools::define(ctx, pools, &book)?;
     let handler = Property::from(Value::new_null(ctx.clone()));
     ctx.globals().prop("onconnection", handler.writable().configurable().enumerable())?;
     let mut options = EvalOptions::default();
     options.filename = Some(OWN.to_owned());
     let dispatch: Function = ctx.eval_with_options(DISPATCH, options)?;
-    let handles = Handles::new(ctx, dispatch)?;
+    let handles = Handles::new(ctx, dispatch, book)?;
     // The first of its type in a new runtime, so there is nothing that it could replace.
     ctx.store_userdata(handles).map_err(|_| rquickjs::Error::Unknown)?;
     Ok(())

@@ -221,3 +221,48 @@ fn a_top_level_that_loops_or_eats_memory_is_no_script() {
     assert_eq!(failure.kind, FailureKind::Memory, "{failure}");
     assert_eq!(build("const f = () => f(); f();").unwrap_err().kind, FailureKind::Threw);
 }
+
+#[test]
+fn decisions_leave_nothing_behind() {
+    let mut engine = engine(
+        "let asked = 0;
+         onconnection = async ({ connection }) => {
+           switch (++asked % 4) {
+             case 0: return pools.app.workers[1].postMessage({ at: connection.remotePort }, [connection]);
+             case 1: connection.http(); connection.tls(); throw new Error('asked, and did not wait');
+             case 2: connection.http(); return pools.gold.postMessage([1, 'x'], [connection]);
+             case 3: await connection.http(); connection.reject(418);
+           }
+         };",
+    );
+    let mut decide_for_a_while = || {
+        for _ in 0..400 {
+            if let Verdict::Waits(client, ticket) = engine.decide(Client::at("10.1.2.3")) {
+                engine.resume(ticket, client, Arc::new(Speech::Http2));
+            }
+        }
+        assert_eq!(engine.open(), 0);
+        engine.pieces()
+    };
+    let before = decide_for_a_while();
+    assert_eq!(decide_for_a_while(), before);
+}
+
+#[test]
+fn what_a_failed_handler_asked_for_is_not_the_next_ones() {
+    let mut engine = engine(
+        "onconnection = async ({ connection }) => {
+           if (connection.remoteAddress === '10.1.2.3') {
+             connection.http().then(() => { globalThis.wrong = true });
+             throw 1;
+           }
+           await connection.http();
+           pools.gold.postMessage(globalThis.wrong ?? false, [connection]);
+         };",
+    );
+    assert_eq!(decide(&mut engine), Outcome::Failed);
+    let Verdict::Waits(client, ticket) = engine.decide(Client::at("192.0.2.1")) else { panic!() };
+    let speech = Arc::new(Speech::Http2);
+    let Verdict::Decided(_, outcome) = engine.resume(ticket, client, speech) else { panic!() };
+    assert_eq!(posted(&outcome), "false");
+}

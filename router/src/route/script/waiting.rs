@@ -1,0 +1,140 @@
+//! What connections wait for: the promises that `tls()` and `http()` gave, and those of their handlers.
+
+use std::cell::RefCell;
+use std::sync::Arc;
+
+use rquickjs::{Class, Ctx, Exception, Function, JsLifetime, Promise, Result, Value};
+
+use super::book::Ticket;
+use super::connection::cause_text;
+use super::engine::{Handles, UNKNOWN};
+use super::request::{JsHead, JsHello};
+use crate::inspect::{Cause, Fact, Facts, Speech};
+
+/// Which look a script asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Tls,
+    Http,
+}
+
+/// A promise that `tls()` or `http()` returned.
+#[derive(JsLifetime)]
+pub(super) struct Want<'js> {
+    #[qjs(skip)]
+    pub(super) kind: Kind,
+    pub(super) resolve: Function<'js>,
+    pub(super) reject: Function<'js>,
+}
+
+impl<'js> Want<'js> {
+    /// Keeps the promise.
+    pub(super) fn answer(
+        &self,
+        ctx: &Ctx<'js>,
+        handles: &Handles<'js>,
+        ticket: Ticket,
+        speech: &Arc<Speech>,
+    ) -> Result<()> {
+        let facts = Facts { speech, ..Facts::of_address(0, None) };
+        match self.kind {
+            Kind::Tls => match facts.hello() {
+                Fact::Known(_) => {
+                    let hello = JsHello { ticket, speech: Arc::clone(speech) };
+                    self.resolve.call((Class::instance(ctx.clone(), hello)?,))
+                }
+                Fact::Absent | Fact::Unasked => self.nothing(ctx),
+                Fact::Unknown(cause) => self.unknown(ctx, handles, ticket, cause),
+            },
+            Kind::Http => match facts.head() {
+                Fact::Known(_) => {
+                    let head = JsHead { ticket, speech: Arc::clone(speech) };
+                    self.resolve.call((handles.head(head)?,))
+                }
+                // TLS and HTTP/2 hide it, and the script may go by `tls()`.
+                Fact::Absent | Fact::Unasked | Fact::Unknown(Cause::Hidden) => self.nothing(ctx),
+                Fact::Unknown(cause) => self.unknown(ctx, handles, ticket, cause),
+            },
+        }
+    }
+
+    fn nothing(&self, ctx: &Ctx<'js>) -> Result<()> {
+        self.resolve.call((Value::new_null(ctx.clone()),))
+    }
+
+    fn unknown(
+        &self,
+        ctx: &Ctx<'js>,
+        handles: &Handles<'js>,
+        ticket: Ticket,
+        cause: Cause,
+    ) -> Result<()> {
+        handles.book.unknown(ticket, cause);
+        Exception::throw_dom(ctx, UNKNOWN, cause_text(cause));
+        self.reject.call((ctx.catch(),))
+    }
+}
+
+/// All that one connection waits for.
+#[derive(Default, JsLifetime)]
+pub(super) struct Place<'js> {
+    /// The connection's number, from 1: its place is used again.
+    #[qjs(skip)]
+    number: u64,
+    /// Most scripts ask once: that takes no allocation.
+    first: Option<Want<'js>>,
+    more: Vec<Want<'js>>,
+    /// What its handler returned.
+    pub(super) handler: Option<Promise<'js>>,
+}
+
+impl<'js> Place<'js> {
+    /// In the order in which they were asked for.
+    pub(super) fn wants(&self) -> impl Iterator<Item = &Want<'js>> {
+        self.first.iter().chain(&self.more)
+    }
+}
+
+/// Who waits, at the key that the connection has in the book: so there are as many places as there
+/// were undecided connections at once.
+#[derive(Default, JsLifetime)]
+pub(super) struct Waiting<'js> {
+    places: RefCell<Vec<Place<'js>>>,
+}
+
+impl<'js> Waiting<'js> {
+    pub(super) fn add(&self, ticket: Ticket, want: Want<'js>) {
+        let mut places = self.places.borrow_mut();
+        if places.len() <= ticket.key {
+            places.resize_with(ticket.key + 1, Place::default);
+        }
+        let Some(place) = places.get_mut(ticket.key) else { return };
+        if place.number != ticket.number {
+            *place = Place { number: ticket.number, first: Some(want), ..Place::default() };
+        } else {
+            place.more.push(want);
+        }
+    }
+
+    /// Whether the script awaits what this connection's client says.
+    pub(super) fn has(&self, ticket: Ticket) -> bool {
+        let places = self.places.borrow();
+        places.get(ticket.key).is_some_and(|place| place.number == ticket.number)
+    }
+
+    /// Keeps what the handler of a connection that waits has returned.
+    pub(super) fn keep(&self, ticket: Ticket, handler: Promise<'js>) {
+        let mut places = self.places.borrow_mut();
+        let place = places.get_mut(ticket.key);
+        if let Some(place) = place.filter(|place| place.number == ticket.number) {
+            place.handler = Some(handler);
+        }
+    }
+
+    /// Clears a connection's place, and what was there. Whoever drops that may run code of the script's.
+    pub(super) fn take(&self, ticket: Ticket) -> Option<Place<'js>> {
+        let mut places = self.places.borrow_mut();
+        let place = places.get_mut(ticket.key);
+        place.filter(|place| place.number == ticket.number).map(std::mem::take)
+    }
+}
