@@ -37,7 +37,16 @@ pub struct Load {
     phase: Arc<AtomicUsize>,
     answered: Arc<AtomicUsize>,
     others: Arc<AtomicUsize>,
-    clients: Vec<JoinHandle<Vec<(usize, Duration, Outcome)>>>,
+    clients: Vec<JoinHandle<Vec<Request>>>,
+}
+
+/// What became of one request, when.
+#[derive(Debug)]
+struct Request {
+    phase: usize,
+    took: Duration,
+    outcome: Outcome,
+    from: SocketAddr,
 }
 
 /// What became of all requests.
@@ -45,6 +54,8 @@ pub struct Load {
 pub struct Tally {
     /// How many of each outcome.
     pub outcomes: BTreeMap<Outcome, usize>,
+    /// Clients' addresses, each of one request that was not answered.
+    pub lost: Vec<SocketAddr>,
     /// How long answers took, by phase, sorted.
     pub times: BTreeMap<usize, Vec<Duration>>,
 }
@@ -66,11 +77,11 @@ impl Load {
             std::thread::spawn(move || {
                 let mut seen = Vec::new();
                 while !over.load(Ordering::Relaxed) {
-                    let (now, begin) = (phase.load(Ordering::Relaxed), Instant::now());
-                    let outcome = one_request(address);
+                    let (phase, begin) = (phase.load(Ordering::Relaxed), Instant::now());
+                    let (outcome, from) = ask(address);
                     let count = if outcome == Outcome::Answered { &answered } else { &others };
                     count.fetch_add(1, Ordering::Relaxed);
-                    seen.push((now, begin.elapsed(), outcome));
+                    seen.push(Request { phase, took: begin.elapsed(), outcome, from });
                     std::thread::sleep(pause);
                 }
                 seen
@@ -109,9 +120,11 @@ impl Load {
         self.over.store(true, Ordering::Relaxed);
         let mut tally = Tally::default();
         for client in self.clients {
-            for (phase, time, outcome) in client.join().expect("a client waited in vain") {
-                if outcome == Outcome::Answered {
-                    tally.times.entry(phase).or_default().push(time);
+            for request in client.join().expect("a client waited in vain") {
+                let Request { phase, took, outcome, from } = request;
+                match outcome {
+                    Outcome::Answered => tally.times.entry(phase).or_default().push(took),
+                    _ => tally.lost.push(from),
                 }
                 *tally.outcomes.entry(outcome).or_default() += 1;
             }
@@ -163,12 +176,17 @@ impl fmt::Display for Tally {
 /// # Panics
 /// Nobody answers, and nobody ends the connection.
 pub fn one_request(address: SocketAddr) -> Outcome {
+    ask(address).0
+}
+
+/// As [`one_request`], with the client's address.
+fn ask(address: SocketAddr) -> (Outcome, SocketAddr) {
     let mut stream = TcpStream::connect(address).expect("nobody is refused");
     stream.set_read_timeout(Some(PATIENCE)).unwrap();
     let own = stream.local_addr().unwrap();
     // Who ends the connection may do so while it is written.
     let _ = stream.write_all(b"GET / HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
-    answer(&mut stream, own)
+    (answer(&mut stream, own), own)
 }
 
 /// The answer that a client at this address waits for.

@@ -4,61 +4,26 @@
 //! at a time, as everything that router and supervisor say of it is about one; a name is given on. A
 //! successor that does not become ready stops the roll; the workers that are there stay.
 
+mod progress;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use vestibule_protocol::supervision::{WorkerId, WorkerLoad};
 
+pub(super) use self::progress::{Roll, Stopped};
 use super::Master;
 use crate::options::Recycle;
 use crate::supervisor::process_table::{Phase, Record, Seat};
 
 /// A worker that lived at least this long before it announced its drain is replaced at once.
 const HEALTHY: Duration = Duration::from_secs(10);
-/// How long after a successor of a worn worker did not become ready another is tried.
-const RETRY: Duration = Duration::from_secs(60);
-
-/// Where a pool's roll is.
-#[derive(Debug, Default)]
-pub(super) struct Roll {
-    /// Somebody is being replaced.
-    active: bool,
-    /// A worker that was replaced and may still finish what it has.
-    finishing: Option<WorkerId>,
-    /// Why it went no further, and since when.
-    stopped: Option<(Stopped, Instant)>,
-}
-
-/// Why a roll stopped.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Stopped {
-    /// The name whose successor did not become ready.
-    pub(super) worker: String,
-    pub(super) reason: String,
-    /// What that successor said last.
-    pub(super) lines: Vec<String>,
-}
-
-impl Roll {
-    pub(super) fn is_stopped(&self) -> bool {
-        self.stopped.is_some()
-    }
-
-    pub(super) fn is_active(&self) -> bool {
-        self.active
-    }
-
-    pub(super) fn stopped(&self) -> Option<&Stopped> {
-        self.stopped.as_ref().map(|(stopped, _)| stopped)
-    }
-}
-
 impl Master {
     /// Every worker of a pool is replaced, by one of the present program. Returns how many.
     pub(super) fn roll(&mut self, pool: u32) -> usize {
         let Some(state) = self.pools.iter_mut().find(|state| state.id == pool) else { return 0 };
         state.version += 1;
-        state.roll.stopped = None;
+        state.roll.begin();
         // Whoever was to take over has the last program.
         let late: Vec<_> = self.table.of_pool(pool).filter(|r| r.takes_over.is_some()).collect();
         for worker in late.into_iter().map(|record| record.worker).collect::<Vec<_>>() {
@@ -77,36 +42,28 @@ impl Master {
     pub(super) fn roll_on(&mut self, pool: u32) {
         let Some(state) = self.pools.iter().find(|state| state.id == pool) else { return };
         let under_way = self.table.of_pool(pool).any(|r| r.takes_over.is_some() && !r.retired);
-        let finishes = state.roll.finishing.is_some_and(|worker| {
+        let finishes = state.roll.finishing().is_some_and(|worker| {
             let mut all = self.table.of_pool(pool);
             all.any(|record| record.worker == worker && record.phase != Phase::Ended)
         });
         if self.stopping || under_way || finishes {
             return;
         }
-        let waits = state.roll.stopped.as_ref().is_some_and(|(_, at)| at.elapsed() < RETRY);
-        let stopped = state.roll.is_stopped();
-        let version = state.version;
-        let recycle = state.options.recycle;
+        let (version, recycle, now) = (state.version, state.options.recycle, Instant::now());
         let next = self
             .current(pool)
             .filter(|record| {
-                let old = record.version < version && !stopped;
-                old || (!waits && record.is_worn(&recycle).is_some())
+                let is_worn = || record.is_worn(&recycle).is_some();
+                state.roll.replaces(now, record.version < version, is_worn)
             })
             .min_by_key(|record| record.number);
         let next = next.map(|record| (record.worker, record.is_worn(&recycle)));
         let Some(state) = self.pools.iter_mut().find(|state| state.id == pool) else { return };
-        state.roll.finishing = None;
-        match next {
-            None if std::mem::take(&mut state.roll.active) => {
-                tracing::info!(pool = state.name(), "every worker of the pool is a new one");
-            }
-            None => {}
-            Some((worker, worn)) => {
-                state.roll.active = true;
-                self.start_successor(worker, worn);
-            }
+        if state.roll.step(next.is_some()) {
+            tracing::info!(pool = state.name(), "every worker of the pool is a new one");
+        }
+        if let Some((worker, worn)) = next {
+            self.start_successor(worker, worn);
         }
     }
 
@@ -144,11 +101,8 @@ impl Master {
         tracing::info!(worker = &*name, "a successor is ready; the one before it drains");
         self.retire(old);
         if let Some(state) = self.pools.iter_mut().find(|state| state.id == worker.pool) {
-            state.roll.finishing = Some(old);
-            // The newest works after all.
-            if self.table.record(worker).is_some_and(|record| record.version == state.version) {
-                state.roll.stopped = None;
-            }
+            let record = self.table.record(worker);
+            state.roll.replaced(old, record.is_some_and(|record| record.version == state.version));
         }
         self.roll_on(worker.pool);
     }
@@ -175,8 +129,7 @@ impl Master {
             reason = stopped.reason,
             "a successor does not become ready: the roll stops, and the workers that are there stay"
         );
-        state.roll.active = false;
-        state.roll.stopped = Some((stopped, Instant::now()));
+        state.roll.stop(stopped, Instant::now());
     }
 
     /// Whether what the router says of a worker was asked for by nobody here.
