@@ -294,11 +294,14 @@ fn a_router_whose_predecessor_dies_when_it_has_everything_begins_all_the_same() 
 #[test]
 fn a_router_that_stands_still_when_it_may_end_is_killed() {
     let mut hall = Hall::start();
-    let (old, _) = hall.pass_on();
-    process::freeze(old);
+    let (old, next) = hall.pass_on();
+    process::freeze(next);
     process::thaw(hall.master.pid());
-    hall.place.until("the next one is the present one", |status| {
-        status["router"]["epoch"] == 2 && status["health"] == "healthy"
+    hall.place.until("it is the present one", |status| status["router"]["pid"] == next);
+    process::freeze(old);
+    process::thaw(next);
+    hall.place.until("it accepts", |status| {
+        status["router"]["state"] == "accepting" && status["health"] == "healthy"
     });
     hall.load.flows(20);
     // There may be another reload before that.

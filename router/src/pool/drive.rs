@@ -30,6 +30,11 @@ const TURN: usize = 32;
 /// How long to leave a port alone for which the system had no buffers or descriptors in flight.
 const RETRY: Duration = Duration::from_millis(2);
 
+/// A deadline that is noticed later than this was missed because this process stood still, and the answer
+/// may be there, or the worker stood still, too: so long it may still be heard. A router that has more to
+/// do than it can is later by a small part of this.
+const STOOD_STILL: Duration = Duration::from_secs(1);
+
 /// How long a port may stay open after its worker's process group was killed and reaped: the time
 /// that the kernel needs to close descriptors. Then somebody else holds it.
 const LAST_WORDS: Duration = Duration::from_secs(1);
@@ -291,7 +296,12 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
             let Some(slot) = core.slot(worker.slot).filter(|slot| slot.id == worker) else {
                 return;
             };
-            (slot.obstruction, core.watch_offers(worker))
+            let obstruction = slot.obstruction;
+            if core.is_deaf() {
+                // What it is still to answer, another router hears.
+                return;
+            }
+            (obstruction, core.watch_offers(worker))
         };
         if let Some(due) = due {
             stuck.as_mut().reset(due.into());
@@ -299,7 +309,10 @@ async fn drive(shared: Arc<Shared>, worker: WorkerId, link: Arc<Link>) {
         }
         // Looked at here, too: a worker that always has more to say keeps the timer's arm below from
         // ever being reached.
-        if watching && stuck.deadline() <= tokio::time::Instant::now() {
+        let late = tokio::time::Instant::now().checked_duration_since(stuck.deadline());
+        if watching && late.is_some_and(|late| late > STOOD_STILL) {
+            stuck.as_mut().reset(tokio::time::Instant::now() + STOOD_STILL);
+        } else if watching && late.is_some() {
             match shared.step(|core| core.stuck(worker, Instant::now())) {
                 Some(due) => stuck.as_mut().reset(due.into()),
                 None => watching = false,

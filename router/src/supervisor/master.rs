@@ -374,7 +374,7 @@ impl Master {
             }
             FromRouter::Pong { .. } => {
                 if let Some(router) = &mut self.router {
-                    router.heard = Instant::now();
+                    router.answered();
                 }
             }
             FromRouter::Loads { number: 0, workers, .. } => {

@@ -19,6 +19,9 @@ use crate::sys::reactor;
 /// with it (its parent-death signal).
 const LAST_PATIENCE: Duration = Duration::from_secs(5);
 
+/// How many questions a router may leave unanswered, a second each: its turns are milliseconds.
+const PATIENCE: u32 = 5;
+
 /// What a router does.
 #[derive(Debug)]
 pub(crate) enum RouterEvent {
@@ -40,8 +43,9 @@ pub(crate) struct RouterProcess {
     /// It said that it accepts.
     pub(crate) accepting: bool,
     pub(crate) started: Instant,
-    /// When it last answered, or was started.
-    pub(crate) heard: Instant,
+    /// Questions in a row that it has not answered. Counted, not timed: when everything here stands still
+    /// for a while, it does not answer, and is not asked either.
+    unanswered: u32,
     pub(crate) killed: bool,
     pings: u64,
 }
@@ -62,7 +66,7 @@ impl RouterProcess {
             sender,
             accepting: false,
             started: Instant::now(),
-            heard: Instant::now(),
+            unanswered: 0,
             killed: false,
             pings: 0,
         })
@@ -77,9 +81,21 @@ impl RouterProcess {
         let _ = self.sender.send((message, descriptor));
     }
 
+    /// Asks whether it lives: once a second.
     pub(crate) fn ping(&mut self) {
         self.pings += 1;
+        self.unanswered += 1;
         self.tell(ToRouter::Ping { number: self.pings }, None);
+    }
+
+    /// It has answered; or it is asked for something else from now on.
+    pub(crate) fn answered(&mut self) {
+        self.unanswered = 0;
+    }
+
+    /// Whether it has left so many questions unanswered that it is taken for dead.
+    pub(crate) fn is_silent(&self) -> bool {
+        self.unanswered >= PATIENCE
     }
 
     /// What it says next, or its end. Descriptors are not taken from it.

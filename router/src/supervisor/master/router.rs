@@ -14,8 +14,6 @@ use crate::supervisor::router_process::RouterProcess;
 
 /// How long to wait before the next router after one that never accepted, times the failures.
 pub(super) const ROUTER_DELAY: Duration = Duration::from_millis(100);
-/// How long it may take to answer, or to accept after its start: its turns are milliseconds.
-pub(super) const ROUTER_PATIENCE: Duration = Duration::from_secs(5);
 
 impl Master {
     pub(super) fn tick(&mut self) -> Result<(), MasterError> {
@@ -25,7 +23,7 @@ impl Master {
             self.ask_for_wear();
         }
         let Some(router) = &mut self.router else { return Ok(()) };
-        if router.heard.elapsed() > ROUTER_PATIENCE {
+        if router.is_silent() {
             self.kill_router("it does not answer");
         } else {
             router.ping();

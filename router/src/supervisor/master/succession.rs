@@ -13,14 +13,14 @@ use tokio::time::Instant;
 use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter};
 use vestibule_protocol::sys::seqpacket_pair;
 
-use super::router::{ROUTER_DELAY, ROUTER_PATIENCE, next_epoch};
+use super::router::{ROUTER_DELAY, next_epoch};
 use super::{Master, MasterError};
 use crate::supervisor::life::Order;
 use crate::supervisor::router_process::{RouterEvent, RouterProcess};
 
-/// How long a router may take to hand over, while both answer: 3 s for its workers, 1 s for what they
-/// handed back, and for what waits many times what 100,000 connections take.
-const HAND_OVER: Duration = Duration::from_secs(20);
+/// How many questions, one a second, both routers may answer until one has handed over: 3 s for its
+/// workers, 1 s for what they handed back, and for what waits many times what 100,000 connections take.
+const HAND_OVER: u32 = 20;
 /// How long a router that has passed on everything may take to say whether the next one has acted, once
 /// that one is dead, and to end, once that one accepts: it hears of both by a channel. Whoever it is
 /// turning away has 2.2 s to read it.
@@ -38,8 +38,8 @@ pub(super) struct Succession {
     epoch: u16,
     /// Who it became.
     identity: Identity,
-    /// Until when what waits has to be passed on to it, once that was asked for.
-    handing_over: Option<Instant>,
+    /// How often it was asked whether it lives, since what waits is to be passed on to it.
+    handing_over: Option<u32>,
 }
 
 /// The present router accepts nothing more: another has to take over, whoever dies meanwhile.
@@ -148,19 +148,14 @@ impl Master {
             self.give_up_keeper();
         }
         let Some(next) = &mut self.succession else { return Ok(()) };
-        match next.handing_over {
-            None if next.router.started.elapsed() > ROUTER_PATIENCE => {
-                return self.lose_successor("it was not prepared in time");
-            }
-            None => {}
-            Some(_) if next.router.heard.elapsed() > ROUTER_PATIENCE => {
-                return self.lose_successor("it does not answer");
-            }
-            Some(until) => {
-                next.router.ping();
-                if Instant::now() >= until {
-                    self.kill_router("it does not hand over");
-                }
+        if next.router.is_silent() {
+            return self.lose_successor("it does not answer");
+        }
+        next.router.ping();
+        if let Some(asked) = &mut next.handing_over {
+            *asked += 1;
+            if *asked > HAND_OVER {
+                self.kill_router("it does not hand over");
             }
         }
         Ok(())
@@ -172,7 +167,7 @@ impl Master {
             RouterEvent::Said(FromRouter::Prepared) => self.tell_predecessor(),
             RouterEvent::Said(FromRouter::Pong { .. }) => {
                 if let Some(next) = &mut self.succession {
-                    next.router.heard = Instant::now();
+                    next.router.answered();
                 }
                 Ok(())
             }
@@ -204,8 +199,8 @@ impl Master {
         }
         next.router.tell(ToRouter::TakeOver, Some(other));
         router.tell(ToRouter::HandOver { number: next.number }, Some(one));
-        next.router.heard = Instant::now();
-        next.handing_over = Some(Instant::now() + HAND_OVER);
+        next.router.answered();
+        next.handing_over = Some(0);
         tracing::info!(from = router.pid(), to = next.router.pid(), "the router hands over");
         self.parting = Some(Parting { identity: next.identity });
         Ok(())
@@ -282,7 +277,7 @@ impl Master {
         };
         self.epoch = epoch;
         self.identity = identity;
-        router.heard = Instant::now();
+        router.answered();
         router.tell(ToRouter::Change(self.setup()), None);
         for (message, port) in self.table.snapshot() {
             router.tell(message, port);
@@ -346,7 +341,7 @@ impl Master {
         let Some(Keeper { router, .. }) = self.keeper.take() else { return };
         tracing::warn!(pid = router.pid(), "the router before it hands over again");
         let mut router = router;
-        router.heard = Instant::now();
+        router.answered();
         self.router = Some(router);
         self.parting = Some(Parting { identity: self.identity });
         self.restart_at = Instant::now() + ROUTER_DELAY * self.failures;
