@@ -1,5 +1,6 @@
 //! Everything at once, at random: workers are killed and stopped, routers are killed, workers are
-//! drained, held, restarted and scaled, the configuration changes, clients misbehave, all under load. Nobody is given a wrong
+//! drained, held, restarted and scaled, the configuration changes, routers take over from one another and
+//! are killed while they do, clients misbehave, all under load. Nobody is given a wrong
 //! answer, no connection is served twice, failures are no more than what deaths may cost (semantics 19
 //! to 21), and afterwards everything is as it was.
 //!
@@ -16,6 +17,8 @@ use rustix::net::SendFlags;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use vestibule_tests::load::{Load, Outcome};
+use vestibule_tests::master::is_router;
+use vestibule_tests::process;
 use vestibule_tests::scene::{Scene, Setting};
 use vestibule_tests::world::{turn, until};
 
@@ -37,6 +40,9 @@ const ROUTER: &str = "max-attempts = 100\nstuck-timeout = \"2s\"";
 
 const SETTING: Setting<'_> =
     Setting { worker: WORKER, pool: POOL, router: ROUTER, route: "", faulty: &[], env: &[] };
+
+/// Users that routers become.
+const USERS: u32 = 61_250;
 
 const BALANCES: [&str; 3] = ["least-connections", "round-robin", "hash:peer-ip"];
 
@@ -68,6 +74,10 @@ enum Deed {
     Scale(u64),
     Restart,
     Reload(u64),
+    AnotherRouter,
+    KillNext(u64),
+    StopNext(u64),
+    Twice(u64),
     Silent(u64),
     Reset(u64),
     HalfClosed,
@@ -77,7 +87,7 @@ enum Deed {
 impl Deed {
     fn random(random: &mut Random) -> Self {
         let number = random.below(1000);
-        match random.below(17) {
+        match random.below(22) {
             0..=2 => Self::KillWorker(number),
             3 | 4 => Self::StopWorker(number),
             5 => Self::KillRouter,
@@ -90,6 +100,10 @@ impl Deed {
             13 => Self::Reset(number),
             14 => Self::HalfClosed,
             15 => Self::Reload(number),
+            16 | 17 => Self::AnotherRouter,
+            18 => Self::KillNext(number),
+            19 => Self::StopNext(number),
+            20 => Self::Twice(number),
             _ => Self::Urgent,
         }
     }
@@ -98,6 +112,11 @@ impl Deed {
 /// What is under way, and what it may have cost.
 struct Chaos {
     scene: Scene,
+    /// What the file says.
+    balance: &'static str,
+    version: u64,
+    /// Whom routers become, for root.
+    user: u32,
     stopped: Option<u32>,
     /// The one worker that is held: a pool of which all are held has nobody to wait for.
     held: Option<String>,
@@ -189,15 +208,33 @@ impl Chaos {
             }
             Deed::Restart => self.command(&["restart", "faulty"]),
             Deed::Reload(number) => {
-                let balance = BALANCES[number as usize % BALANCES.len()];
+                self.balance = BALANCES[number as usize % BALANCES.len()];
                 // Another environment: the pool is rolled.
-                let version = (number / 8 % 2).to_string();
-                self.scene.reconfigure(&Setting {
-                    pool: &format!("{POOL}\nbalance = {balance:?}"),
-                    env: &[("TEST_VERSION", &version)],
-                    ..SETTING
-                });
+                self.version = number / 8 % 2;
+                self.write();
                 self.command(&["reload"]);
+            }
+            Deed::AnotherRouter => self.another_router(),
+            Deed::KillNext(number) => {
+                if let Some(next) = self.another_router_begins(number) {
+                    Self::signal(next, Signal::KILL);
+                    // It may be the one that acts by now.
+                    self.crashes += 1;
+                }
+            }
+            Deed::StopNext(number) => {
+                if let Some(next) = self.another_router_begins(number) {
+                    Self::signal(next, Signal::STOP);
+                    std::thread::sleep(Duration::from_millis(number));
+                    Self::signal(next, Signal::CONT);
+                }
+            }
+            Deed::Twice(number) => {
+                self.version = number % 2;
+                self.another_router();
+                self.scene.master.signal(Signal::HUP);
+                self.balance = BALANCES[number as usize % BALANCES.len()];
+                self.another_router();
             }
             Deed::Silent(number) => {
                 self.silent.push(self.connect());
@@ -216,6 +253,36 @@ impl Chaos {
                 let _ = rustix::net::send(self.connect(), b"!", SendFlags::OOB);
             }
         }
+    }
+
+    fn write(&self) {
+        let user = match rustix::process::geteuid().is_root() {
+            true => format!("user = \"{}\"\n", self.user),
+            false => String::new(),
+        };
+        self.scene.reconfigure(&Setting {
+            pool: &format!("{POOL}\nbalance = {:?}", self.balance),
+            router: &format!("{ROUTER}\n{user}"),
+            env: &[("TEST_VERSION", &self.version.to_string())],
+            ..SETTING
+        });
+    }
+
+    /// Another router takes over, unless that is under way already.
+    fn another_router(&mut self) {
+        self.user = USERS + (self.user - USERS + 1) % 50;
+        self.write();
+        self.command(&["reload"]);
+    }
+
+    /// As [`another_router`](Self::another_router): the youngest one, a little later.
+    fn another_router_begins(&mut self, number: u64) -> Option<u32> {
+        self.another_router();
+        std::thread::sleep(Duration::from_micros(number * 30));
+        let all = self.scene.master.children().into_iter();
+        // Of those that are there, the others were started before.
+        all.filter(|pid| is_router(*pid))
+            .max_by_key(|pid| process::status(*pid).map(|it| it.started))
     }
 
     fn connect(&self) -> TcpStream {
@@ -250,8 +317,17 @@ fn chaos_loses_no_more_than_deaths_may_cost() {
     others.flows(300);
     own.next_phase();
     others.next_phase();
-    let mut chaos =
-        Chaos { scene, stopped: None, held: None, silent: Vec::new(), deaths: 0, crashes: 0 };
+    let mut chaos = Chaos {
+        scene,
+        balance: BALANCES[0],
+        version: 0,
+        user: USERS,
+        stopped: None,
+        held: None,
+        silent: Vec::new(),
+        deaths: 0,
+        crashes: 0,
+    };
     let begin = Instant::now();
     let mut deeds = 0;
     while begin.elapsed() < Duration::from_secs(seconds) {
