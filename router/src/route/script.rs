@@ -10,8 +10,8 @@
 //! `[[route]]`s decide meanwhile.
 //!
 //! What scripts see: `connection`, `request`, `pools`, `globals`; `message` is what they
-//! post. `book` knows which connections are undecided, `waiting` what they wait for; `layouts` spares
-//! decisions what they have in common.
+//! post. `book` knows which connections are undecided, `waiting` what they wait for; `layouts` and `native`
+//! make decisions fast.
 
 mod book;
 mod clock;
@@ -21,6 +21,7 @@ mod failure;
 mod globals;
 mod layouts;
 mod message;
+mod native;
 mod pools;
 mod request;
 mod start;

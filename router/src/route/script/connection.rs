@@ -9,7 +9,7 @@ use super::book::{Away, Register, Settled, Ticket};
 use super::engine::{Handles, UNKNOWN};
 use super::request::JsLabel;
 use super::waiting::{Kind, Want};
-use super::{Outcome, Refusal};
+use super::{Outcome, Refusal, native};
 use crate::inspect::{Cause, Fact};
 
 /// One connection, or what is left of it.
@@ -104,11 +104,6 @@ pub(super) fn cause_text(cause: Cause) -> &'static str {
 #[rquickjs::methods(rename_all = "camelCase")]
 impl JsConnection {
     #[qjs(get)]
-    fn remote_address<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
-        address(&ctx, self.peer)
-    }
-
-    #[qjs(get)]
     fn remote_port<'js>(&self, ctx: Ctx<'js>) -> Value<'js> {
         port(&ctx, self.peer)
     }
@@ -147,14 +142,6 @@ impl JsConnection {
         }
     }
 
-    fn tls<'js>(&self, ctx: Ctx<'js>) -> Result<Promise<'js>> {
-        self.look(&ctx, Kind::Tls)
-    }
-
-    fn http<'js>(&self, ctx: Ctx<'js>) -> Result<Promise<'js>> {
-        self.look(&ctx, Kind::Http)
-    }
-
     fn reject<'js>(&self, ctx: Ctx<'js>, how: Value<'js>) -> Result<()> {
         let refusal = match (how.as_number(), how.as_string()) {
             (Some(status), _) if status.trunc() == status && (400.0..600.0).contains(&status) => {
@@ -187,7 +174,7 @@ impl JsConnection {
     }
 
     /// A promise of what the client says; kept at once if somebody has looked.
-    fn look<'js>(&self, ctx: &Ctx<'js>, kind: Kind) -> Result<Promise<'js>> {
+    fn look<'js>(&self, ctx: &Ctx<'js>, kind: Kind) -> Result<Value<'js>> {
         let handles = Handles::of(ctx)?;
         let speech = handles.book.speech(self.ticket).map_err(|Away| away(ctx))?;
         let (promise, resolve, reject) = Promise::new(ctx)?;
@@ -196,6 +183,19 @@ impl JsConnection {
             Some(speech) => want.answer(ctx, &handles, self.ticket, &speech)?,
             None => handles.waiting.add(self.ticket, want),
         }
-        Ok(promise)
+        Ok(promise.into_value())
     }
+}
+
+/// What is beside the macro's methods.
+pub(super) fn define(ctx: &Ctx<'_>) -> Result<()> {
+    native::getter::<JsConnection>(ctx, "remoteAddress", |connection, params| {
+        address(params.ctx(), connection.peer)
+    })?;
+    native::method::<JsConnection>(ctx, "tls", |connection, params| {
+        connection.look(params.ctx(), Kind::Tls)
+    })?;
+    native::method::<JsConnection>(ctx, "http", |connection, params| {
+        connection.look(params.ctx(), Kind::Http)
+    })
 }

@@ -18,7 +18,7 @@ use super::request::JsHead;
 use super::start::{START, start};
 use super::switch::{Position, Switch};
 use super::waiting::Waiting;
-use super::{Limits, Outcome, Pools, Source, Subject, pools};
+use super::{Limits, Outcome, Pools, Source, Subject, native, pools};
 use crate::inspect::Speech;
 
 /// Name of the error that a script gets for what cannot be known.
@@ -35,7 +35,6 @@ pub(super) struct Handles<'js> {
     /// Of the classes that decisions make objects of, looked up once.
     connection: Object<'js>,
     head: Object<'js>,
-    #[expect(dead_code, reason = "it is there to be there")]
     layouts: Layouts<'js>,
 }
 
@@ -45,13 +44,12 @@ impl<'js> Handles<'js> {
         dispatch: Function<'js>,
         book: Arc<dyn Register>,
     ) -> Result<Self> {
-        let prototype = |prototype: Option<Object<'js>>| prototype.ok_or(Error::Unknown);
         Ok(Self {
             dispatch,
             book,
             waiting: Waiting::default(),
-            connection: prototype(Class::<JsConnection>::prototype(ctx)?)?,
-            head: prototype(Class::<JsHead>::prototype(ctx)?)?,
+            connection: native::prototype::<JsConnection>(ctx)?,
+            head: native::prototype::<JsHead>(ctx)?,
             layouts: Layouts::new(ctx)?,
         })
     }
@@ -62,6 +60,11 @@ impl<'js> Handles<'js> {
     /// It has none: it was not started by `start`.
     pub(super) fn of<'a>(ctx: &'a Ctx<'js>) -> Result<UserDataGuard<'a, Self>> {
         ctx.userdata().ok_or(Error::Unknown)
+    }
+
+    /// The script has run, and decisions begin.
+    pub(super) fn make_room(&self, ctx: &Ctx<'js>) -> Result<()> {
+        self.layouts.make_room(ctx)
     }
 
     pub(super) fn head(&self, head: JsHead) -> Result<Class<'js, JsHead>> {

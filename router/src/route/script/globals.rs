@@ -3,10 +3,11 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use rquickjs::function::Rest;
+use rquickjs::function::{Params, Rest};
 use rquickjs::object::Property;
 use rquickjs::{Coerced, Ctx, Exception, Function, Object, Result, Value};
 
+use super::native;
 use crate::route::networks::canonical;
 
 /// Longest line that a script logs, in bytes.
@@ -18,11 +19,12 @@ pub(super) fn fnv1a(text: &str) -> u32 {
 }
 
 /// As f64: a u32 above 2^31 would turn negative on its way into JavaScript.
-fn hash<'js>(ctx: Ctx<'js>, text: Value<'js>) -> Result<f64> {
-    let Some(text) = text.into_string() else {
-        return Err(Exception::throw_type(&ctx, "hash(text) takes a string"));
+fn hash<'js>(params: &Params<'_, 'js>) -> Result<Value<'js>> {
+    let Some(text) = params.arg(0).and_then(Value::into_string) else {
+        return Err(Exception::throw_type(params.ctx(), "hash(text) takes a string"));
     };
-    Ok(f64::from(fnv1a(text.to_cstring()?.as_str())))
+    let hash = f64::from(fnv1a(text.to_cstring()?.as_str()));
+    Ok(Value::new_number(params.ctx().clone(), hash))
 }
 
 fn in_network<'js>(
@@ -96,10 +98,7 @@ fn logger<'js>(loudness: Loudness) -> impl Fn(Ctx<'js>, Rest<Value<'js>>) -> Res
 /// Sets them.
 pub(super) fn define(ctx: &Ctx<'_>) -> Result<()> {
     let globals = ctx.globals();
-    globals.prop(
-        "hash",
-        Property::from(Function::new(ctx.clone(), hash)?.with_name("hash")?).configurable(),
-    )?;
+    globals.prop("hash", Property::from(native::function(ctx, "hash", hash)?).configurable())?;
     let in_network = Function::new(ctx.clone(), in_network)?.with_name("inNetwork")?;
     globals.prop("inNetwork", Property::from(in_network).configurable())?;
     let console = Object::new(ctx.clone())?;

@@ -3,14 +3,16 @@
 use std::sync::Arc;
 
 use rquickjs::class::Trace;
-use rquickjs::function::Opt;
+use rquickjs::function::Params;
 use rquickjs::object::Property;
 use rquickjs::{Array, Class, Coerced, Ctx, Exception, JsLifetime, Object, Result, String, Value};
+
+use vestibule_protocol::Data;
 
 use super::book::{Register, Settled};
 use super::connection::JsConnection;
 use super::message::length;
-use super::{Outcome, Pools, To, message};
+use super::{Outcome, Pools, To, message, native};
 
 /// Name of the global.
 const POOLS: &str = "pools";
@@ -33,16 +35,6 @@ impl JsPool {
     #[qjs(get)]
     fn name<'js>(&self, ctx: Ctx<'js>) -> Result<String<'js>> {
         String::from_str(ctx, &self.name)
-    }
-
-    fn post_message<'js>(
-        &self,
-        ctx: Ctx<'js>,
-        message: Opt<Value<'js>>,
-        transfer: Opt<Value<'js>>,
-    ) -> Result<()> {
-        let target = (self.index, To::Balance);
-        post(&ctx, &*self.book, target, message.0, transfer.0)
     }
 
     fn worker_for<'js>(
@@ -97,25 +89,17 @@ impl JsWorker {
         // A 32-bit number may be above what a signed one holds.
         f64::from(self.pools.connections(self.pool, self.slot))
     }
-
-    fn post_message<'js>(
-        &self,
-        ctx: Ctx<'js>,
-        message: Opt<Value<'js>>,
-        transfer: Opt<Value<'js>>,
-    ) -> Result<()> {
-        let target = (self.pool, To::Slot(self.slot));
-        post(&ctx, &*self.book, target, message.0, transfer.0)
-    }
 }
 
+/// `postMessage(message, [connection])`.
 fn post<'js>(
-    ctx: &Ctx<'js>,
+    params: &Params<'_, 'js>,
     book: &dyn Register,
-    (pool, to): (usize, To),
-    message: Option<Value<'js>>,
-    transfer: Option<Value<'js>>,
-) -> Result<()> {
+    pool: usize,
+    to: To,
+) -> Result<Value<'js>> {
+    let ctx = params.ctx();
+    let (message, transfer) = (params.arg(0), params.arg(1));
     let usage =
         || Exception::throw_type(ctx, "postMessage(message, [connection]) posts one connection");
     let transfer = transfer.as_ref().and_then(Value::as_array).ok_or_else(usage)?;
@@ -129,12 +113,10 @@ fn post<'js>(
             false => usage(),
         });
     }
-    let message = match &message {
-        Some(message) => message::read(ctx, message)?,
-        None => vestibule_protocol::Data::NONE,
-    };
+    let message = message.map_or(Ok(Data::NONE), |message| message::read(ctx, &message))?;
     let settled = book.settle(ticket, Outcome::Post { pool, to, message });
-    settled.map_err(|Settled| clone("the connection was posted, rejected or is gone"))
+    settled.map_err(|Settled| clone("the connection was posted, rejected or is gone"))?;
+    Ok(Value::new_undefined(ctx.clone()))
 }
 
 /// Sets the global `pools`.
@@ -143,6 +125,12 @@ pub(super) fn define(
     pools: &Arc<dyn Pools>,
     book: &Arc<dyn Register>,
 ) -> Result<()> {
+    native::method::<JsPool>(ctx, "postMessage", |pool, params| {
+        post(params, &*pool.book, pool.index, To::Balance)
+    })?;
+    native::method::<JsWorker>(ctx, "postMessage", |worker, params| {
+        post(params, &*worker.book, worker.pool, To::Slot(worker.slot))
+    })?;
     let all = Object::new(ctx.clone())?;
     for (index, name) in pools.names().into_iter().enumerate() {
         let (pools, book) = (Arc::clone(pools), Arc::clone(book));

@@ -8,6 +8,7 @@ use rquickjs::{Array, Ctx, IntoJs, JsLifetime, Result, String, Value};
 
 use super::book::Ticket;
 use super::connection::unknown;
+use super::native;
 use crate::inspect::{ClientHello, Fact, HttpHead, Label, Speech};
 
 /// `connection.peerContext`.
@@ -118,16 +119,6 @@ impl JsHead {
         known(&ctx, self.head().map(HttpHead::target))
     }
 
-    #[qjs(get)]
-    fn path<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
-        fact(&ctx, self.ticket, self.head().map_or(Fact::Absent, HttpHead::path))
-    }
-
-    #[qjs(get)]
-    fn host<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
-        fact(&ctx, self.ticket, self.head().map_or(Fact::Absent, HttpHead::host))
-    }
-
     fn header<'js>(&self, ctx: Ctx<'js>, name: std::string::String) -> Result<Value<'js>> {
         let name = name.to_ascii_lowercase();
         // As `Headers.get` of the web; a cookie line ends with `;` instead.
@@ -163,6 +154,16 @@ impl JsHead {
             _ => None,
         }
     }
+}
+
+/// What is beside the macro's methods.
+pub(super) fn define(ctx: &Ctx<'_>) -> Result<()> {
+    native::getter::<JsHead>(ctx, "path", |this, params| {
+        fact(params.ctx(), this.ticket, this.head().map_or(Fact::Absent, HttpHead::path))
+    })?;
+    native::getter::<JsHead>(ctx, "host", |this, params| {
+        fact(params.ctx(), this.ticket, this.head().map_or(Fact::Absent, HttpHead::host))
+    })
 }
 
 fn text(bytes: &[u8]) -> Cow<'_, str> {

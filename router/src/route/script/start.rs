@@ -11,7 +11,7 @@ use super::book::Register;
 use super::clock::Clock;
 use super::engine::Handles;
 use super::failure::{Failure, FailureKind};
-use super::{Limits, Pools, Source, globals, pools};
+use super::{Limits, Pools, Source, connection, globals, pools, request};
 
 /// Stack of a script, in bytes. The router's thread has far more.
 const STACK: usize = 256 * 1024;
@@ -44,10 +44,11 @@ pub(super) fn start(
     runtime.set_memory_limit(limits.memory.saturating_add(own));
     clock.begin(START);
     context.with(|ctx| {
-        prepare(&ctx, pools, book).map_err(|_| {
+        let not_enough = |_| {
             ctx.catch();
             Failure::new(FailureKind::Memory, name, "there is not enough memory for a script")
-        })?;
+        };
+        prepare(&ctx, pools, book).map_err(not_enough)?;
         let mut options = EvalOptions::default();
         options.global = true;
         options.strict = false;
@@ -70,7 +71,9 @@ pub(super) fn start(
         options.filename = Some(OWN.to_owned());
         let kind = ctx.eval_with_options::<String, _>("typeof onconnection", options);
         match kind.as_deref() {
-            Ok("function") => Ok(()),
+            Ok("function") => {
+                Handles::of(&ctx).and_then(|handles| handles.make_room(&ctx)).map_err(not_enough)
+            }
             _ => {
                 ctx.catch();
                 let message = "the script sets no handler: `onconnection = ({ connection }) => …`";
@@ -84,6 +87,8 @@ pub(super) fn start(
 /// Everything that is there before the script.
 fn prepare(ctx: &Ctx<'_>, pools: &Arc<dyn Pools>, book: Arc<dyn Register>) -> Result<()> {
     globals::define(ctx)?;
+    connection::define(ctx)?;
+    request::define(ctx)?;
     pools::define(ctx, pools, &book)?;
     let handler = Property::from(Value::new_null(ctx.clone()));
     ctx.globals().prop("onconnection", handler.writable().configurable().enumerable())?;

@@ -58,6 +58,10 @@ fn harm_fails_its_own_decision_and_others_are_served() {
         "hash({ toString() { for (;;); } });",
         "connection.reject.call({}, 503);",
         "pools.app.postMessage.call({}, 1, [connection]);",
+        "pools.app.workers[0].postMessage.call(pools.app, 1, [connection]);",
+        "connection.http.call(pools.app);",
+        "Object.create(connection).remoteAddress;",
+        "hash();",
         "pools.app.postMessage(1, { __proto__: [connection] });",
         // Longer than a signed number can tell.
         "const list = [connection]; list.length = 2 ** 32 - 1; pools.app.postMessage(1, list);",
