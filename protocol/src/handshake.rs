@@ -49,6 +49,10 @@ impl Abilities {
     /// the socket.
     pub const PREFIX: Self = Self(2);
 
+    /// In `Hello`: the worker keeps to the scope of a connection. Without it it is given none that has
+    /// one.
+    pub const SCOPE: Self = Self(4);
+
     /// Both.
     #[must_use]
     pub const fn and(self, other: Self) -> Self {

@@ -189,6 +189,11 @@ impl Dispatch {
         self
     }
 
+    /// Whether connections of a pool of this table have scopes, which its workers have to keep to.
+    pub(crate) fn scopes_lead_to(&self, pool: usize) -> bool {
+        self.table.scopes_lead_to(pool)
+    }
+
     /// Slots of a pool came or went.
     pub(crate) fn slots_changed(&self) {
         #[cfg(feature = "script")]

@@ -47,6 +47,16 @@ impl From<&Hello> for Limits {
     }
 }
 
+impl Limits {
+    /// Whether the worker keeps to what the decision about this connection rests on. One that does not
+    /// would answer a later request that is another rule's.
+    fn keep_to_scope_of(&self, entry: &Entry) -> bool {
+        let scoped = |connection: &Connection| connection.scope().is_some();
+        let Cargo::Connection(connection) = &entry.cargo else { return true };
+        self.abilities.has(Abilities::SCOPE) || !scoped(connection)
+    }
+}
+
 /// How a flush ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Flushed {
@@ -58,6 +68,8 @@ pub(crate) enum Flushed {
     Later,
     /// The first waiting entry can never be sent to this worker.
     Unsendable,
+    /// Nor can this one: it has a scope, and the worker does not keep to it.
+    Unscoped,
 }
 
 /// The packet under construction, used again for each.
@@ -152,6 +164,9 @@ impl Link {
             let Some(first) = handoff.waiting_entries().next().filter(|_| room > 0) else {
                 return Ok(Flushed::Done);
             };
+            if !limits.keep_to_scope_of(first) {
+                return Ok(Flushed::Unscoped);
+            }
             let sent = if is_batched(first) {
                 self.send_batch(handoff, limits, room, scratch)?
             } else {
@@ -190,6 +205,9 @@ impl Link {
         for (entry, place) in handoff.waiting_entries().zip(descriptors.iter_mut()).take(most) {
             let Cargo::Connection(connection) = &entry.cargo else { break };
             if !is_batched(entry) || codec.is_some_and(|codec| codec != entry.data.codec()) {
+                break;
+            }
+            if !limits.keep_to_scope_of(entry) {
                 break;
             }
             if entry.alone && count > 0 {

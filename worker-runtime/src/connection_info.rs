@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use http::Extensions;
-use vestibule_protocol::{ConnectionInfo as Facts, Data};
+use vestibule_protocol::{ConnectionInfo as Facts, Data, scope};
 
 use crate::message::Typed;
 
@@ -43,6 +43,19 @@ impl ConnectionInfo {
     /// The message that was posted with the connection; [`Data::NONE`] if there was none.
     pub fn message(&self) -> &Data {
         &self.0.message
+    }
+
+    /// Whether the decision about the connection holds for this later request of it: its method and
+    /// target as the client sent them, and every field line, its name in lower case. The first request
+    /// of a connection is the one that was decided about, and is not to be asked. What cannot be told
+    /// (two hosts) is not covered.
+    ///
+    /// A request that is not covered is another worker's: [hand the connection
+    /// back](crate::WorkerScope::hand_back) with every byte from that request on, once all earlier
+    /// answers are written, or answer it with 421 (RFC 9110 15.5.20) and close.
+    pub fn covers(&self, method: &str, target: &str, fields: &[(&str, &[u8])]) -> bool {
+        let Some(scope) = &self.scope else { return true };
+        scope.covers(&scope::Request::new(method, target, fields))
     }
 
     /// A request came.

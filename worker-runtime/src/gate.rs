@@ -3,15 +3,19 @@
 //! hyper reads as much as it can get, and what it has read cannot be had back. Here it gets one head
 //! at a time: up to an empty line, since no head ends elsewhere, then the body that it found the head
 //! to announce, then what may be the next head. So when it has a request, the bytes of that request's
-//! head are known, and nothing behind them was given to it: all of it can go to another worker.
+//! head are known, and nothing behind them was given to it: all of it can go to another worker. Behind
+//! an empty line that may end a head it gets nothing until the service has seen the request, since a
+//! service may be called long after the head was read.
 //!
 //! A body whose length its head does not tell (chunked) ends where only hyper knows; the answer to
-//! such a request says that the connection closes.
+//! such a request says that the connection closes. So does that to a head whose last two lines end in
+//! different ways (a line feed, then a carriage return and one): hyper (1.12) overlooks its end where it came
+//! in pieces, and has to be given what follows.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use http::Request;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -21,6 +25,10 @@ use crate::stream::Stream;
 
 /// Read from the socket at once.
 const READ: usize = 8 * 1024;
+
+/// How HTTP/2 begins in clear, up to its first empty line (RFC 9113 3.4). What follows is in frames,
+/// and a server that does not speak it ends the connection here.
+const HTTP2: &[u8] = b"PRI * HTTP/2.0\r\n\r\n";
 
 /// The gate of one connection: hyper reads and writes through one clone, its task holds another.
 #[derive(Debug)]
@@ -39,17 +47,27 @@ struct Inner<S> {
     phase: Phase,
     /// What hyper got since the last request ended: at most what it takes for a head.
     given: Vec<u8>,
-    /// Whether the line that hyper gets is empty so far.
-    empty: bool,
+    /// Where the line stands that hyper gets.
+    line: Line,
+    /// Whether it got nothing but empty lines, which stand before a head and end none (RFC 9112 2.2).
+    blank: bool,
     /// Read from the socket, and from `at` on not given to hyper.
     ahead: Vec<u8>,
     at: usize,
+    /// What is behind the head that hyper has it may have, too: it cannot be had back.
+    cut: bool,
+    /// Who was told that there is nothing behind a head yet.
+    reader: Option<Waker>,
+    /// Who waits until all answers are sent.
+    leaver: Option<Waker>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Phase {
     /// hyper gets what may be a head.
     Head,
+    /// It has one, and gets nothing until the service has seen the request.
+    Asked,
     /// It gets so many more bytes of a body.
     Body(u64),
     /// It gets everything: what comes is no request, or the last one.
@@ -60,13 +78,44 @@ enum Phase {
     Left,
 }
 
+/// Where a line of a head stands. Lines end with a line feed, or with a carriage return and one (RFC
+/// 9112 2.2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Line {
+    /// Nothing of it came.
+    Empty,
+    /// A carriage return alone.
+    Return,
+    /// Anything else.
+    Text,
+}
+
+/// A connection whose next request is another worker's.
+#[derive(Debug)]
+pub(crate) struct Left<S = Stream> {
+    pub(crate) stream: S,
+    /// Whether all that was read from that request on is put back: else it can only be refused.
+    pub(crate) whole: bool,
+}
+
 impl Gate {
     /// Once a request is another worker's and all earlier answers are sent: the connection, with
     /// everything from that request on put back.
-    pub(crate) fn left(&self) -> Option<Stream> {
-        let (mut stream, read) = self.parts()?;
+    pub(crate) fn left(&self) -> Option<Left> {
+        let (mut stream, read, whole) = self.parts()?;
         stream.unread(&read);
-        Some(stream)
+        Some(Left { stream, whole })
+    }
+
+    /// As [`left`](Self::left), once it is so. `None`: it was taken before.
+    pub(crate) fn poll_left(&self, cx: &Context<'_>) -> Poll<Option<Left>> {
+        let mut inner = self.inner();
+        if inner.phase == Phase::Leaving {
+            inner.leaver = Some(cx.waker().clone());
+            return Poll::Pending;
+        }
+        drop(inner);
+        Poll::Ready(self.left())
     }
 }
 
@@ -76,10 +125,33 @@ impl<S> Gate<S> {
             stream: Some(stream),
             phase: Phase::Head,
             given: Vec::new(),
-            empty: true,
+            line: Line::Empty,
+            blank: true,
             ahead: Vec::new(),
             at: 0,
+            cut: false,
+            reader: None,
+            leaver: None,
         })))
+    }
+
+    /// One that lets everything through until it is [closed](Self::close).
+    #[cfg(feature = "axum")]
+    pub(crate) fn open(stream: S) -> Self {
+        let gate = Self::new(stream);
+        gate.opens();
+        gate
+    }
+
+    /// From now on hyper gets one head at a time. It has read nothing yet.
+    #[cfg(feature = "axum")]
+    pub(crate) fn close(&self) {
+        self.inner().phase = Phase::Head;
+    }
+
+    /// Looks at the stream, unless it was handed back.
+    pub(crate) fn with_stream<T>(&self, look: impl FnOnce(&S) -> T) -> Option<T> {
+        self.inner().stream.as_ref().map(look)
     }
 
     /// Whether the decision about the connection holds for a request whose head hyper has just read.
@@ -92,21 +164,27 @@ impl<S> Gate<S> {
         scope.covers(&scope::Request::new(request.method().as_str(), target, &lines))
     }
 
-    /// The request is served here; its body has this length, if that is known.
-    pub(crate) fn serves(&self, length: Option<u64>) {
+    /// The request is served here; its body has this length, if that is known. Returns whether later
+    /// requests can be looked at.
+    pub(crate) fn serves(&self, length: Option<u64>) -> bool {
         let mut inner = self.inner();
+        let length = length.filter(|_| !inner.cut);
         inner.phase = match length {
             Some(0) => Phase::Head,
             Some(length) => Phase::Body(length),
             None => Phase::Open,
         };
         inner.given.clear();
-        inner.empty = true;
+        (inner.line, inner.blank) = (Line::Empty, true);
+        wake(inner);
+        length.is_some()
     }
 
-    /// What comes now is no longer HTTP.
+    /// What comes now is no longer HTTP/1.
     pub(crate) fn opens(&self) {
-        self.inner().phase = Phase::Open;
+        let mut inner = self.inner();
+        inner.phase = Phase::Open;
+        wake(inner);
     }
 
     /// The request is another worker's.
@@ -120,8 +198,8 @@ impl<S> Gate<S> {
     }
 
     /// Once a request is another worker's and all earlier answers are sent: the connection, and what
-    /// was read of it from that request on.
-    fn parts(&self) -> Option<(S, Vec<u8>)> {
+    /// was read of it from that request on, and whether that is all.
+    fn parts(&self) -> Option<(S, Vec<u8>, bool)> {
         let mut inner = self.inner();
         if inner.phase != Phase::Left {
             return None;
@@ -129,12 +207,22 @@ impl<S> Gate<S> {
         let stream = inner.stream.take()?;
         let mut read = std::mem::take(&mut inner.given);
         read.extend_from_slice(inner.ahead.get(inner.at..).unwrap_or_default());
-        Some((stream, read))
+        Some((stream, read, !inner.cut))
     }
 
     fn inner(&self) -> MutexGuard<'_, Inner<S>> {
         // Nothing in here is left half done by a panic.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wakes whoever would read on.
+fn wake<S>(mut inner: MutexGuard<'_, Inner<S>>) {
+    let reader = inner.reader.take();
+    // Woken outside the lock: a waker may run anything.
+    drop(inner);
+    if let Some(reader) = reader {
+        reader.wake();
     }
 }
 
@@ -151,9 +239,16 @@ impl<S> Inner<S> {
         let room = rest.get(..rest.len().min(buffer.remaining())).unwrap_or_default();
         let part = match self.phase {
             Phase::Head => {
-                let length = to_empty_line(&mut self.empty, room);
+                let (length, ends) = to_empty_line(&mut self.line, room);
                 let part = room.get(..length).unwrap_or_default();
                 self.given.extend_from_slice(part);
+                self.blank &= part.iter().all(|byte| matches!(byte, b'\r' | b'\n'));
+                if ends && !self.blank {
+                    let alike = [&b"\r\n\r\n"[..], b"\n\n"];
+                    self.cut = !alike.iter().any(|end| self.given.ends_with(end));
+                    let open = self.cut || self.given == HTTP2;
+                    self.phase = if open { Phase::Open } else { Phase::Asked };
+                }
                 part
             }
             Phase::Body(left) => {
@@ -163,7 +258,7 @@ impl<S> Inner<S> {
                 room.get(..length).unwrap_or_default()
             }
             Phase::Open => room,
-            Phase::Leaving | Phase::Left => &[],
+            Phase::Asked | Phase::Leaving | Phase::Left => &[],
         };
         buffer.put_slice(part);
         let given = part.len();
@@ -176,17 +271,20 @@ impl<S> Inner<S> {
     }
 }
 
-/// How many of these bytes there are up to the end of an empty line, which is that of no line yet.
-fn to_empty_line(empty: &mut bool, bytes: &[u8]) -> usize {
+/// How many of these bytes there are up to the end of an empty line, and whether one ends there.
+fn to_empty_line(line: &mut Line, bytes: &[u8]) -> (usize, bool) {
     for (at, byte) in bytes.iter().enumerate() {
-        match byte {
-            b'\n' if *empty => return at + 1,
-            b'\n' => *empty = true,
-            b'\r' => {}
-            _ => *empty = false,
-        }
+        *line = match (*line, byte) {
+            (Line::Empty | Line::Return, b'\n') => {
+                *line = Line::Empty;
+                return (at + 1, true);
+            }
+            (Line::Text, b'\n') => Line::Empty,
+            (Line::Empty, b'\r') => Line::Return,
+            _ => Line::Text,
+        };
     }
-    bytes.len()
+    (bytes.len(), false)
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
@@ -204,6 +302,11 @@ impl<S: AsyncRead + Unpin> AsyncRead for Gate<S> {
         match inner.phase {
             // Its task takes the connection away once the answers are sent, and sending wakes it.
             Phase::Leaving | Phase::Left => return Poll::Pending,
+            // Its service wakes it.
+            Phase::Asked => {
+                inner.reader = Some(cx.waker().clone());
+                return Poll::Pending;
+            }
             Phase::Open => return Pin::new(stream).poll_read(cx, buffer),
             Phase::Head | Phase::Body(_) => {}
         }
@@ -251,6 +354,10 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
         }
         if inner.phase == Phase::Leaving {
             inner.phase = Phase::Left;
+            let leaver = inner.leaver.take();
+            // Woken outside the lock: a waker may run anything.
+            drop(inner);
+            leaver.into_iter().for_each(Waker::wake);
         }
         Poll::Ready(Ok(()))
     }
@@ -263,5 +370,7 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Gate<S> {
     }
 }
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;

@@ -3,15 +3,20 @@
 use std::borrow::Cow;
 use std::os::fd::AsFd;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::Serialize;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use vestibule_protocol::codec::{Codec, EncodeError};
 use vestibule_protocol::limits::MAX_PREFIX;
 use vestibule_protocol::message::HandBack;
 use vestibule_protocol::port::PostError;
 use vestibule_protocol::{ConnectionInfo as Facts, Data};
 
+use crate::connection_info::ConnectionInfo;
 use crate::event::Connection;
+use crate::gate::Left;
+use crate::inbox::Chain;
 use crate::link::Link;
 use crate::scope::WorkerScope;
 
@@ -148,3 +153,33 @@ fn body(
 fn failed(reason: impl Into<NotHandedBack>, connection: Connection) -> HandBackError {
     HandBackError { reason: reason.into(), connection: Box::new(connection) }
 }
+
+/// Hands a connection back whose next request is another worker's. Where that cannot be, the client
+/// is told to ask again on another connection.
+pub(crate) async fn return_to_router(link: &Arc<Link>, left: Left, info: ConnectionInfo) {
+    let Left { stream, whole } = left;
+    let mut connection = Connection { stream, info };
+    if whole {
+        let Err(error) = give(link, connection, &Data::NONE, "") else { return };
+        tracing::debug!(id = error.connection.info.id, error = %Chain(&error), "not handed back");
+        connection = *error.connection;
+    }
+    // Who takes none of it in this time will not read it.
+    let answer = async {
+        connection.stream.write_all(MISDIRECTED).await?;
+        connection.stream.shutdown().await?;
+        // What is unread at the close would take the answer away from the client.
+        let mut rest = connection.stream.take(LAST_READ);
+        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
+    };
+    let _ = tokio::time::timeout(LAST_WAIT, answer).await;
+}
+
+/// The answer to a request that this worker is not for and that cannot be another's on this
+/// connection (RFC 9110 15.5.20).
+const MISDIRECTED: &[u8] =
+    b"HTTP/1.1 421 Misdirected Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
+
+/// So much is read, and so long, after the last answer: as the router does when it rejects.
+const LAST_READ: u64 = 64 * 1024;
+const LAST_WAIT: Duration = Duration::from_secs(2);

@@ -8,6 +8,7 @@
 //!  port ─▶ link ─▶ adopt ─▶ scope.recv()          the program's own loop
 //!           │        │ ├──▶ scope.serve(router)    hyper http1, one task a connection
 //!           │        │ └──▶ scope.listener()       axum::serve
+//!           │        ├ gate ─ guard                later requests that are another worker's
 //!           │        └ stream ─ drain              what is open, and how it ends
 //!           └ outbox ─▶ port                       Hello, acknowledgements, refusals, messages
 //! ```
@@ -52,6 +53,7 @@ mod event;
 #[cfg(feature = "axum")]
 mod extract;
 mod gate;
+mod guard;
 mod hand_back;
 mod http_timer;
 mod inbox;
@@ -80,10 +82,13 @@ pub use connection_info::{ConnectionInfo, Posted};
 pub use event::{Connection, Event, MessageError, Transferred};
 #[cfg(feature = "axum")]
 pub use extract::{Extension, MessageRejection};
+#[cfg(fuzzing)]
+pub use gate::fuzzing;
+pub use guard::{Answered, Guarded, GuardedStream};
 pub use hand_back::{HandBackError, NotHandedBack};
 pub use inbox::Fault;
 #[cfg(feature = "axum")]
-pub use listener::{FirstRequest, PortListener};
+pub use listener::{FirstRequest, Guard, PortListener};
 pub use message::Message;
 pub use scope::{ScopeError, WorkerScope};
 pub use serve::ServeError;

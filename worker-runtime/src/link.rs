@@ -157,11 +157,13 @@ impl Link {
     /// A router began: answers with `Hello`.
     pub(crate) fn attached(self: &Arc<Self>, epoch: u16, attach: Attach, received: u64) {
         *lock(&self.drain_timeout) = attach.drain_timeout;
+        let settings = self.settings();
+        let able = Abilities::HAND_BACK.and(Abilities::PREFIX);
         let hello = Hello {
             ready: self.connections.phase() == Phase::Running,
-            max_connections: self.settings().max_connections,
+            max_connections: settings.max_connections,
             received,
-            abilities: Abilities::HAND_BACK.and(Abilities::PREFIX),
+            abilities: if settings.keeps_scope { able.and(Abilities::SCOPE) } else { able },
             ..Hello::default()
         };
         let takes_back = attach.abilities.has(Abilities::HAND_BACK);

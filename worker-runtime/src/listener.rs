@@ -1,19 +1,24 @@
 //! The port as a listener for `axum::serve`.
 //!
 //! ```no_run
-//! # use vestibule_worker::{ConnectionInfo, WorkerScope};
+//! # use vestibule_worker::WorkerScope;
 //! # async fn serve(scope: WorkerScope, app: axum::Router) -> std::io::Result<()> {
-//! axum::serve(scope.listener(), app.into_make_service_with_connect_info::<ConnectionInfo>())
-//!     .with_graceful_shutdown(scope.draining())
-//!     .await
+//! axum::serve(scope.listener(), scope.guard(app)).with_graceful_shutdown(scope.draining()).await
 //! # }
 //! ```
+//!
+//! [`guard`](WorkerScope::guard) takes the place of `into_make_service_with_connect_info`: handlers find
+//! [`ConnectionInfo`] as before, and a later request of a connection that is another worker's goes back to
+//! the router. Without it nobody looks at later requests, so that such a worker is given no connections
+//! that come by rules about requests.
 //!
 //! axum's graceful shutdown has no deadline and its connections no timer: the drain timeout closes
 //! what is open, and each connection times out until its first request is whole. Its graceful
 //! shutdown also closes connections that have not been asked anything yet; where a restart must lose
 //! none of them, use [`WorkerScope::serve`](crate::WorkerScope::serve).
 
+use std::convert::Infallible;
+use std::future::{Ready, ready};
 use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
@@ -24,14 +29,15 @@ use axum::extract::connect_info::Connected;
 use axum::serve::{IncomingStream, Listener};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+use tower_service::Service;
 
 use crate::adopt::Arrival;
 use crate::connection_info::ConnectionInfo;
 use crate::event::Connection;
+use crate::guard::{Guarded, GuardedStream};
 use crate::inbox::{self, Chain, Mode};
 use crate::link::Link;
 use crate::scope::WorkerScope;
-use crate::stream::Stream;
 
 impl WorkerScope {
     /// The port as a listener for `axum::serve`, with [`ConnectionInfo`] for an address. The worker
@@ -41,6 +47,43 @@ impl WorkerScope {
     /// its graceful shutdown.
     pub fn listener(&self) -> PortListener {
         PortListener { link: Arc::clone(self.link()) }
+    }
+}
+
+impl WorkerScope {
+    /// An axum `Router`, or any tower service, for `axum::serve` over a [`listener`](Self::listener):
+    /// later requests that are not for this pool go back to the router and never reach it, or are
+    /// answered with 421 (HTTP/2). See [`guard_connection`](Self::guard_connection), which does the same
+    /// for one connection; requests carry in their extensions what those of [`serve`](Self::serve) do.
+    ///
+    /// Call it before `axum::serve` is awaited: the router is told that this worker keeps to the scope of
+    /// its connections.
+    pub fn guard<S>(&self, service: S) -> Guard<S> {
+        self.link().set(|settings| settings.keeps_scope = true);
+        Guard { scope: self.clone(), service }
+    }
+}
+
+/// Makes a service for each connection of a [`PortListener`]: see [`WorkerScope::guard`].
+#[derive(Clone, Debug)]
+pub struct Guard<S> {
+    scope: WorkerScope,
+    service: S,
+}
+
+impl<S: Clone> Service<IncomingStream<'_, PortListener>> for Guard<S> {
+    type Response = Guarded<S>;
+    type Error = Infallible;
+    type Future = Ready<Result<Guarded<S>, Infallible>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, incoming: IncomingStream<'_, PortListener>) -> Self::Future {
+        let gate = incoming.io().stream.gate().inspect(|gate| gate.close());
+        let info = incoming.remote_addr().clone();
+        ready(Ok(self.scope.guarded(info, gate.cloned(), self.service.clone())))
     }
 }
 
@@ -90,7 +133,7 @@ impl Listener for PortListener {
         match self.next().await {
             Some(Connection { stream, info }) => {
                 let timeout = self.link.settings().first_request_timeout;
-                (FirstRequest::new(stream, timeout), info)
+                (FirstRequest::new(GuardedStream::open(stream, &info), timeout), info)
             }
             None => {
                 self.link.stopped_listening();
@@ -121,7 +164,7 @@ impl Connected<IncomingStream<'_, PortListener>> for ConnectionInfo {
 /// does not begin like HTTP/1 (a TLS handshake) has said something; its protocol has its own timers.
 #[derive(Debug)]
 pub struct FirstRequest {
-    stream: Stream,
+    stream: GuardedStream,
     /// Until the head is whole.
     waiting: Option<Waiting>,
 }
@@ -133,13 +176,13 @@ struct Waiting {
 }
 
 impl FirstRequest {
-    fn new(stream: Stream, timeout: Duration) -> Self {
+    fn new(stream: GuardedStream, timeout: Duration) -> Self {
         let sleep = Box::pin(tokio::time::sleep(timeout));
         Self { stream, waiting: Some(Waiting { sleep, head: Head::Before }) }
     }
 
     /// The connection itself.
-    pub fn stream(&self) -> &Stream {
+    pub fn stream(&self) -> &GuardedStream {
         &self.stream
     }
 }

@@ -199,6 +199,21 @@ impl WorkerScope {
         self
     }
 
+    /// Whether this program keeps to the scope of its connections (default no; [`serve`](Self::serve)
+    /// and [`guard`](Self::guard) do and say so by themselves): of a connection that came by a rule about
+    /// requests (host, path, query, header, cookie) it serves no later request that is another rule's.
+    /// The router gives such connections to no worker that does not say it. To keep to it, serve through
+    /// [`guard_connection`](Self::guard_connection) or [`guard_requests`](Self::guard_requests), compare
+    /// each request with [`ConnectionInfo::covers`](crate::ConnectionInfo::covers), or close each
+    /// connection after its first answer.
+    ///
+    /// Say it before anything is received: it is told to the router in `Hello`.
+    #[must_use]
+    pub fn keeps_scope(self, keeps: bool) -> Self {
+        self.link.set(|settings| settings.keeps_scope = keeps);
+        self
+    }
+
     /// The next event; `None` when the worker's part is over.
     ///
     /// That is: after [`close`](Self::close) or the router's word, when what was queued has been

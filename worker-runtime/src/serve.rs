@@ -7,7 +7,6 @@ use std::future::poll_fn;
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
@@ -17,8 +16,7 @@ use hyper::service::Service;
 use hyper_util::rt::TokioIo;
 use hyper_util::service::TowerToHyperService;
 use pin_project_lite::pin_project;
-use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
-use vestibule_protocol::Data;
+use tokio::io::{AsyncRead, AsyncWrite};
 use vestibule_protocol::port::SocketError;
 
 use crate::adopt::Arrival;
@@ -26,7 +24,7 @@ use crate::connection_info::{ConnectionInfo, Extras};
 use crate::drain::Key;
 use crate::event::Connection;
 use crate::gate::Gate;
-use crate::hand_back::{self, HandBackError};
+use crate::hand_back;
 use crate::http_timer::{HeadTimer, HeadWait};
 use crate::inbox::{self, Fault, Mode};
 use crate::link::Link;
@@ -121,6 +119,7 @@ impl WorkerScope {
         B::Error: Into<BoxError>,
     {
         let link = self.link();
+        link.set(|settings| settings.keeps_scope = true);
         link.bind()?;
         let server = Arc::new(Server::new(Arc::clone(link), extras));
         let mut inbox = link.inbox().lock().await;
@@ -185,8 +184,8 @@ where
     let link = Arc::clone(&server.link);
     let service = WithInfo { service, info: info.clone(), server, gate: Some(gate.clone()) };
     converse(key, gate.clone(), service).await;
-    if let Some(stream) = gate.left() {
-        return_to_router(&link, Connection { stream, info }).await;
+    if let Some(left) = gate.left() {
+        hand_back::return_to_router(&link, left, info).await;
     }
 }
 
@@ -234,32 +233,6 @@ where
         tracing::debug!(id = info.id, error = %inbox::Chain(&error), "connection ended early");
     }
 }
-
-/// Hands a connection back whose next request is another worker's. Where that cannot be, the client
-/// is told to ask again on another connection.
-async fn return_to_router(link: &Arc<Link>, connection: Connection) {
-    let Err(error) = hand_back::give(link, connection, &Data::NONE, "") else { return };
-    let HandBackError { reason, mut connection } = error;
-    tracing::debug!(id = connection.info.id, error = %inbox::Chain(&reason), "not handed back");
-    // Who takes none of it in this time will not read it.
-    let answer = async {
-        connection.stream.write_all(MISDIRECTED).await?;
-        connection.stream.shutdown().await?;
-        // What is unread at the close would take the answer away from the client.
-        let mut rest = connection.stream.take(LAST_READ);
-        tokio::io::copy(&mut rest, &mut tokio::io::sink()).await
-    };
-    let _ = tokio::time::timeout(LAST_WAIT, answer).await;
-}
-
-/// The answer to a request that this worker is not for and that cannot be another's on this
-/// connection (RFC 9110 15.5.20).
-const MISDIRECTED: &[u8] =
-    b"HTTP/1.1 421 Misdirected Request\r\nconnection: close\r\ncontent-length: 0\r\n\r\n";
-
-/// So much is read, and so long, after the last answer: as the router does when it rejects.
-const LAST_READ: u64 = 64 * 1024;
-const LAST_WAIT: Duration = Duration::from_secs(2);
 
 /// When a connection is told to finish: once, after its first request, when who is idle is closed. Until
 /// then a draining worker leaves idle connections open, since a client may be about to use one; its
@@ -331,8 +304,7 @@ where
             // What follows a tunnel's request is none of ours to look at.
             let whole = request.method() != Method::CONNECT;
             let length = request.body().size_hint().exact().filter(|_| whole);
-            gate.serves(length);
-            last = length.is_none() || !hand_back::is_possible(&server.link, &self.info);
+            last = !gate.serves(length) || !hand_back::is_possible(&server.link, &self.info);
         }
         self.info.note_request();
         self.info.insert(server.extras, request.extensions_mut());

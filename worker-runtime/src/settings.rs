@@ -26,6 +26,8 @@ pub(crate) struct Settings {
     pub(crate) max_connections: u32,
     pub(crate) nodelay: bool,
     pub(crate) peer_context: bool,
+    /// Whether the program compares later requests with the scope of their connection.
+    pub(crate) keeps_scope: bool,
     pub(crate) decoder: Option<Decoder>,
     pub(crate) handler: Option<Handler>,
 }
@@ -38,6 +40,7 @@ impl Default for Settings {
             max_connections: 0,
             nodelay: false,
             peer_context: false,
+            keeps_scope: false,
             decoder: None,
             handler: None,
         }
@@ -52,6 +55,7 @@ impl std::fmt::Debug for Settings {
             .field("max_connections", &self.max_connections)
             .field("nodelay", &self.nodelay)
             .field("peer_context", &self.peer_context)
+            .field("keeps_scope", &self.keeps_scope)
             .field("typed", &self.decoder.is_some())
             .field("handler", &self.handler.is_some())
             .finish()

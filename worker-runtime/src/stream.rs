@@ -69,6 +69,8 @@ pub struct Stream {
     ended: bool,
     /// What was read before and is read again, before anything from the socket.
     unread: Unread,
+    /// Whether a write had to wait, and nothing was flushed since.
+    waited: bool,
 }
 
 /// Bytes that are read before those of the socket.
@@ -104,7 +106,7 @@ impl Stream {
     pub(crate) fn adopt(socket: Socket, link: &Arc<Link>, unread: Vec<u8>) -> Self {
         let key = link.connections().opened(sys::Watched::new(socket.as_fd()));
         let unread = Unread { bytes: unread, at: 0 };
-        Self { socket, link: Arc::clone(link), key, ended: false, unread }
+        Self { socket, link: Arc::clone(link), key, ended: false, unread, waited: false }
     }
 
     /// Puts bytes back that were read and not answered: they are read again before anything else,
@@ -203,12 +205,15 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
-        match &self.socket {
+        let this = self.get_mut();
+        let written = match &this.socket {
             Socket::Tcp(stream) => polled::write(stream, cx, bytes.len(), |mut to| to.write(bytes)),
             Socket::Unix(stream) => {
                 polled::write(stream, cx, bytes.len(), |mut to| to.write(bytes))
             }
-        }
+        };
+        this.waited |= written.is_pending();
+        written
     }
 
     fn poll_write_vectored(
@@ -216,22 +221,31 @@ impl AsyncWrite for Stream {
         cx: &mut Context<'_>,
         parts: &[IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
         let count = parts.iter().map(|part| part.len()).sum();
-        match &self.socket {
+        let written = match &this.socket {
             Socket::Tcp(stream) => {
                 polled::write(stream, cx, count, |mut to| to.write_vectored(parts))
             }
             Socket::Unix(stream) => {
                 polled::write(stream, cx, count, |mut to| to.write_vectored(parts))
             }
-        }
+        };
+        this.waited |= written.is_pending();
+        written
     }
 
     fn is_write_vectored(&self) -> bool {
         true
     }
 
-    fn poll_flush(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<io::Result<()>> {
+    /// Nothing is kept here. After a write that had to wait the task is woken once more: hyper (1.12) may
+    /// have read another request meanwhile, whose answer it asks for only before it flushes, and with
+    /// nothing more to come from the client it would not be polled again.
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if std::mem::take(&mut self.get_mut().waited) {
+            cx.waker().wake_by_ref();
+        }
         Poll::Ready(Ok(()))
     }
 

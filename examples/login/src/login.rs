@@ -21,7 +21,8 @@ const MOST: u64 = 16 * 1024;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let scope = WorkerScope::from_env()?;
+    // It reads one head of each connection, and no later one.
+    let scope = WorkerScope::from_env()?.keeps_scope(true);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         while let Some(event) = scope.recv().await {

@@ -31,14 +31,13 @@ use vestibule_worker::{ConnectionInfo, Event, Stream, WorkerScope};
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let scope = WorkerScope::from_env()?; // before any thread
+    let scope = WorkerScope::from_env()?.keeps_scope(true); // before any thread
     let acceptor = acceptor()?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         while let Some(event) = scope.recv().await {
             if let Event::Connection { stream, info, .. } = event {
-                let draining = scope.draining();
-                tokio::spawn(serve(acceptor.clone(), stream, info, draining));
+                tokio::spawn(serve(scope.clone(), acceptor.clone(), stream, info));
             }
         }
     });
@@ -59,15 +58,12 @@ fn acceptor() -> Result<TlsAcceptor, Box<dyn Error>> {
 }
 
 /// Serves one client until it ends, or, while the worker drains, until its answer is out.
-async fn serve(
-    acceptor: TlsAcceptor,
-    stream: Stream,
-    info: ConnectionInfo,
-    draining: impl Future<Output = ()>,
-) {
+async fn serve(scope: WorkerScope, acceptor: TlsAcceptor, stream: Stream, info: ConnectionInfo) {
+    let draining = scope.draining();
     // Whoever has no handshake to offer in time, or a wrong one, was told so by rustls.
     let Ok(Ok(stream)) = timeout(PATIENCE, acceptor.accept(stream)).await else { return };
     let name: Arc<str> = stream.get_ref().1.server_name().unwrap_or("none").into();
+    let about = info.clone();
     let answer = service_fn(move |_: Request<Incoming>| {
         let text = format!(
             "worker={}; route={}; name={name}; peer={}\n",
@@ -77,6 +73,9 @@ async fn serve(
         );
         async move { Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(text)))) }
     });
+    // Where rules look at requests, too, a later one that is not for this pool is told 421: what is
+    // behind TLS cannot go back to the router.
+    let answer = scope.guard_requests(&about, answer);
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
     let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));

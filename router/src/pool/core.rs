@@ -92,6 +92,8 @@ pub(crate) struct Core {
     /// It was taken out of the configuration.
     #[cfg(feature = "cli")]
     removed: bool,
+    /// Rules about requests lead to it, so that its connections have scopes.
+    scoped: bool,
     /// Another router listens to the workers.
     deaf: bool,
     /// The pool is no more.
@@ -130,6 +132,7 @@ impl Core {
             last_calls: false,
             #[cfg(feature = "cli")]
             removed: false,
+            scoped: false,
             deaf: false,
             forgotten: false,
             ending: false,

@@ -51,7 +51,8 @@ impl Router {
     /// The table cannot be used; nothing has changed then.
     pub(super) fn become_as(&mut self, setup: Setup) -> Result<(), RoleError> {
         let (pools, dispatch) = self.prepare(&setup)?;
-        for (setup, pool) in setup.pools.iter().zip(pools) {
+        for (at, (setup, pool)) in setup.pools.iter().zip(pools).enumerate() {
+            pool.step(|core| core.expect_scopes(dispatch.scopes_lead_to(at)));
             if self.ports.pools().contains_key(&setup.id) {
                 pool.step(|core| {
                     core.configure(setup.settings.clone());

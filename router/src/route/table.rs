@@ -303,6 +303,20 @@ impl Table {
         self.scopes.nothing(listener)
     }
 
+    /// Whether connections come to a pool by a decision that does not hold for all later requests.
+    pub fn scopes_lead_to(&self, pool: usize) -> bool {
+        let leads = |rule: &Rule| rule.target == Target::Pool(pool);
+        (0..self.listeners.len()).any(|listener| {
+            let mut rules = self.rules.iter().enumerate();
+            rules.any(|(at, rule)| leads(rule) && self.scopes.of_rule(listener, at).is_some())
+                || (self.listeners.get(listener)).is_some_and(|listing| {
+                    listing.unseen == Unseen::Pool(pool)
+                        && listing.depth == Depth::Bytes
+                        && self.scopes.nothing(listener).is_some()
+                })
+        })
+    }
+
     /// The deepest look that a listener's connections can need.
     pub fn depth(&self, listener: usize) -> Depth {
         self.listeners.get(listener).map_or(Depth::Address, |listing| listing.depth)

@@ -41,6 +41,9 @@ fn main() -> io::Result<()> {
     for (name, bytes) in proxy_headers() {
         write("proxy_header", name, &bytes)?;
     }
+    for (name, bytes) in conversations() {
+        write("gate", name, &bytes)?;
+    }
     for (name, bytes) in messages() {
         write("codec", &name, &bytes)?;
     }
@@ -51,6 +54,50 @@ fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(name), bytes)
+}
+
+/// What clients say on one connection: when the service is called and which scope, four sizes of
+/// pieces, and then the bytes.
+fn conversations() -> Vec<(&'static str, Vec<u8>)> {
+    const WHOLE: [u8; 4] = [0; 4];
+    let get = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: a.example\r\n\r\n");
+    let post = |path: &str, body: &str| {
+        let length = body.len();
+        format!("POST {path} HTTP/1.1\r\nhost: a.example\r\ncontent-length: {length}\r\n\r\n{body}")
+    };
+    let chunked = "POST /api HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n";
+    let upgrade = "GET /api HTTP/1.1\r\nconnection: upgrade\r\nupgrade: websocket\r\n\r\n\x01\n\n";
+    let cookie = "GET /?v=ab HTTP/1.1\r\ncookie: tier=a\r\n\r\n";
+    let [api, admin, home] = ["/api/x", "/admin", "/"].map(get);
+    let said = |how: u8, sizes: [u8; 4], parts: &[&str]| {
+        [&[how][..], &sizes, parts.concat().as_bytes()].concat()
+    };
+    vec![
+        ("three", said(2, WHOLE, &[&home, &api, &admin])),
+        ("three-later", said(3, [1; 4], &[&home, &api, &admin])),
+        ("by-host", said(4, [7, 3, 90, 1], &[&api, &post("/api/y", &admin), &home, &api])),
+        ("by-cookie", said(6, [0, 9, 0, 0], &[cookie, cookie, &home])),
+        ("no-scope", said(1, WHOLE, &[&home, &home])),
+        ("chunked", said(2, WHOLE, &[&home, chunked, &admin])),
+        ("upgrade", said(2, WHOLE, &[&home, upgrade, &admin])),
+        ("tunnel", said(2, WHOLE, &["CONNECT a.example:443 HTTP/1.1\r\n\r\n", &admin])),
+        ("lines", said(3, [2; 4], &["\r\n\n", &home, "\n\r\n", "GET /admin HTTP/1.0\n\n", &api])),
+        ("cut-body", said(2, WHOLE, &[&home, &post("/", "12345")[..60]])),
+        ("http2", said(2, WHOLE, &["PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "\0\0\0\x04\0\0\0\0\0"])),
+        ("long-head", said(2, WHOLE, &[&home, &get(&format!("/admin/{}", "x".repeat(3000)))])),
+        (
+            "expects",
+            said(
+                2,
+                WHOLE,
+                &[
+                    &home,
+                    "POST /admin HTTP/1.1\r\nexpect: 100-continue\r\n\
+                                            content-length: 1\r\n\r\nx",
+                ],
+            ),
+        ),
+    ]
 }
 
 /// What real clients said first.

@@ -3,7 +3,7 @@
 use std::os::fd::OwnedFd;
 
 use vestibule_protocol::codec::Data;
-use vestibule_protocol::handshake::{Acks, Hello};
+use vestibule_protocol::handshake::{Abilities, Acks, Hello};
 use vestibule_protocol::header::Header;
 use vestibule_protocol::limits::{MAX_MESSAGE, QUEUE_MESSAGES};
 use vestibule_protocol::message::{FromWorker, Refusal, RefusalReason};
@@ -125,6 +125,7 @@ impl Core {
         if place.state == State::Starting {
             place.state = if hello.ready { State::Ready } else { State::Leaving };
         }
+        self.tell_of_scope(slot);
         self.tell(FromRouter::Ready { worker });
         if drains {
             self.tell(FromRouter::Draining { worker });
@@ -134,6 +135,28 @@ impl Core {
         self.move_lane(slot);
         self.pump(slot);
         self.signals.changed = true;
+    }
+
+    /// Rules about requests lead to this pool, or do not any more.
+    #[cfg(feature = "cli")]
+    pub(crate) fn expect_scopes(&mut self, scoped: bool) {
+        if !std::mem::replace(&mut self.scoped, scoped) {
+            (0..self.slots.len() as u32).for_each(|slot| self.tell_of_scope(slot));
+        }
+    }
+
+    /// Says at once what would otherwise be found out by the first client.
+    fn tell_of_scope(&self, slot: u32) {
+        let Some(place) = self.slot(slot) else { return };
+        if self.scoped && place.greeted && !place.limits.abilities.has(Abilities::SCOPE) {
+            tracing::error!(
+                worker = &*place.name,
+                "does not look at later requests of a connection, and rules by host, path, query, header \
+                 or cookie lead here: connections by these rules are rejected (503, no-worker). Serve \
+                 with `scope.serve` or `scope.guard`, say `scope.keeps_scope(true)` if the program looks \
+                 itself, or write `reuse = \"connection\"` in the listener",
+            );
+        }
     }
 
     pub(super) fn message(&mut self, slot: u32, sequence: u64, data: Data) {

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use vestibule_protocol::message::RefusalReason;
 use vestibule_protocol::socket::{SendError, Sent};
 use vestibule_protocol::supervision::WorkerId;
 
@@ -77,6 +78,14 @@ impl Core {
                 Ok(Flushed::Unsendable) => {
                     if let Some(entry) = place.handoff.take_unsendable() {
                         self.undelivered(slot, entry, UndeliveredReason::TooLarge);
+                    }
+                    continue;
+                }
+                Ok(Flushed::Unscoped) => {
+                    if let Some(entry) = place.handoff.take_unsendable() {
+                        // The pool's other workers run the same program.
+                        let reason = UndeliveredReason::Refused(RefusalReason::Unsupported);
+                        self.undelivered(slot, entry, reason);
                     }
                     continue;
                 }

@@ -1,5 +1,6 @@
 //! A well-behaved worker over the Rust runtime. Its first argument says how it takes connections:
-//! `recv` (its own loop), `typed` (the same, every message a `u64`) or `serve` (hyper).
+//! `recv` (its own loop), `typed` (the same, every message a `u64`), `careless` (the same, and it does not
+//! say that it keeps to the scope of its connections) or `serve` (hyper).
 //!
 //! `TEST_GATE` names a FIFO to wait for before anything else; `TEST_STUBBORN` makes it ignore
 //! SIGTERM; `TEST_DESCRIPTORS` limits what it may open beyond what it has, from its first connection on;
@@ -35,8 +36,10 @@ fn main() {
     scope.install_panic_hook();
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     match std::env::args().nth(1).unwrap_or_default().as_str() {
-        "recv" => runtime.block_on(own::run(scope)),
-        "typed" => runtime.block_on(own::run(scope.message::<u64>())),
+        // Its clients ask for whatever a case wants to be asked.
+        "recv" => runtime.block_on(own::run(scope.keeps_scope(true))),
+        "careless" => runtime.block_on(own::run(scope)),
+        "typed" => runtime.block_on(own::run(scope.message::<u64>().keeps_scope(true))),
         "serve" => runtime.block_on(serve::run(scope)),
         "exit" => std::process::exit(7),
         other => panic!("no way to take connections: {other:?}"),
