@@ -74,6 +74,9 @@ pub struct Attach {
     pub drain_timeout: Duration,
     /// Largest packet that the router receives, in bytes.
     pub max_packet: u32,
+    /// Most connections that the router lets the worker hold; 0: it has not said. A worker that held so many
+    /// says at once when one ends: somebody may wait for the place.
+    pub max_connections: u32,
     /// What else it can do.
     pub abilities: Abilities,
 }
@@ -84,6 +87,7 @@ impl Default for Attach {
             versions: (VERSION, VERSION),
             drain_timeout: Duration::from_secs(60),
             max_packet: MAX_PACKET as u32,
+            max_connections: 0,
             abilities: Abilities::HAND_BACK,
         }
     }
@@ -135,6 +139,9 @@ impl Attach {
         tlv::put_array(out, TAG_VERSIONS, [self.versions.0, self.versions.1]);
         tlv::put_array(out, TAG_DRAIN_TIMEOUT, timeout.to_le_bytes());
         tlv::put_array(out, TAG_MAX_PACKET, self.max_packet.to_le_bytes());
+        if self.max_connections != 0 {
+            tlv::put_array(out, TAG_MAX_CONNECTIONS, self.max_connections.to_le_bytes());
+        }
         put_abilities(out, self.abilities);
     }
 
@@ -156,6 +163,7 @@ impl Attach {
                     attach.drain_timeout = Duration::from_millis(field.u32()?.into());
                 }
                 TAG_MAX_PACKET => attach.max_packet = packet_size(field.tag, field.u32()?)?,
+                TAG_MAX_CONNECTIONS => attach.max_connections = field.u32()?,
                 TAG_ABILITIES => attach.abilities = Abilities(field.u32()?),
                 _ => {}
             }
@@ -262,7 +270,11 @@ mod tests {
 
     #[test]
     fn both_sides_come_back_as_they_were() {
-        let attach = Attach { drain_timeout: Duration::from_millis(1500), ..Attach::default() };
+        let attach = Attach {
+            drain_timeout: Duration::from_millis(1500),
+            max_connections: 8,
+            ..Attach::default()
+        };
         let hello = Hello {
             acks: Acks::Each,
             ready: false,

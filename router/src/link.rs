@@ -112,9 +112,13 @@ impl Link {
     }
 
     /// Begins the conversation. The port is empty then, so the packet fits.
-    pub(crate) fn attach(&self, drain_timeout: Duration) -> Result<Sent, SendError> {
+    pub(crate) fn attach(
+        &self,
+        drain_timeout: Duration,
+        max_connections: u32,
+    ) -> Result<Sent, SendError> {
         let mut body = Vec::new();
-        Attach { drain_timeout, ..Attach::default() }.encode(&mut body);
+        Attach { drain_timeout, max_connections, ..Attach::default() }.encode(&mut body);
         self.control(kind::ATTACH, &body)
     }
 

@@ -5,7 +5,7 @@
 
 use std::io::IoSlice;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -28,7 +28,7 @@ use crate::settings::Settings;
 const RETRY: Duration = Duration::from_millis(2);
 
 /// The router hears of connections that ended at most this often, unless a packet that goes anyway
-/// carries the number: often enough for its choice, too seldom to cost anything.
+/// carries the number, or the worker was full: often enough for its choice, too seldom to cost anything.
 const LOAD_INTERVAL: Duration = Duration::from_millis(10);
 
 /// How long the last words may take when the worker ends: the router reads at once, or is stuck.
@@ -48,6 +48,8 @@ pub(crate) struct Link {
     settings: RwLock<Arc<Settings>>,
     /// From the last `Attach`.
     drain_timeout: Mutex<Duration>,
+    /// How many connections the router gives at most, by its bound and by what was said in `Hello`.
+    most: AtomicU32,
     /// Whether the router takes connections back.
     takes_back: AtomicBool,
     /// Whether a listener reads the port now.
@@ -75,6 +77,7 @@ impl Link {
             connections: Connections::new(),
             settings: RwLock::default(),
             drain_timeout: Mutex::new(Attach::default().drain_timeout),
+            most: AtomicU32::new(u32::MAX),
             takes_back: AtomicBool::new(false),
             listening: AtomicBool::new(false),
             stopped_listening: Notify::new(),
@@ -166,6 +169,9 @@ impl Link {
             abilities: if settings.keeps_scope { able.and(Abilities::SCOPE) } else { able },
             ..Hello::default()
         };
+        let bounds = [hello.max_connections, attach.max_connections];
+        let most = bounds.into_iter().filter(|bound| *bound > 0).min().unwrap_or(u32::MAX);
+        self.most.store(most, Ordering::Relaxed);
         let takes_back = attach.abilities.has(Abilities::HAND_BACK);
         self.takes_back.store(takes_back, Ordering::Relaxed);
         let mut outbox = lock(&self.outbox);
@@ -180,8 +186,16 @@ impl Link {
         self.flush(outbox, 0);
     }
 
-    /// A connection ended: the router hears of it soon.
+    /// A connection ended: the router hears of it soon, and at once if this worker was full, since then
+    /// somebody may wait for the place.
     pub(crate) fn load_changed(self: &Arc<Self>) {
+        let open = self.connections.open();
+        if open.saturating_add(1) >= self.most.load(Ordering::Relaxed) {
+            let mut outbox = lock(&self.outbox);
+            outbox.load(open);
+            self.flush(outbox, 0);
+            return;
+        }
         if self.load_due.load(Ordering::Relaxed) || self.load_due.swap(true, Ordering::AcqRel) {
             return;
         }

@@ -114,6 +114,7 @@ fn attach_is_these_bytes() {
         versions: (1, 1),
         drain_timeout: Duration::from_secs(60),
         max_packet: 32_768,
+        max_connections: 0,
         abilities: Abilities::HAND_BACK,
     };
     let expected = bare(kind::ATTACH);

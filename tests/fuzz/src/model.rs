@@ -32,6 +32,7 @@ pub fn assert_nothing_lost(header: &Header, body: &[u8], said: &Said) {
             );
             assert_eq!(u128::from(last(0x0031).unwrap_or(60_000)), milliseconds);
             assert_packet_size(last(0x0032), attach.max_packet);
+            assert_eq!(last(0x0038).unwrap_or(0), u64::from(attach.max_connections));
             assert_eq!(last(0x0039).unwrap_or(0), u64::from(attach.abilities.0));
         }
         Said::Hello(hello) => {

@@ -8,6 +8,7 @@ use rustix::net::SendFlags;
 
 use crate::support::{PATIENCE, Router, Said, connection, to_end};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::time::Instant;
 use vestibule_protocol::codec::Codec;
 use vestibule_protocol::handshake::Attach;
 use vestibule_protocol::message::{ItemKind, kind};
@@ -212,6 +213,35 @@ async fn the_load_is_reported_after_a_connection_ended_and_only_once() {
     assert_eq!(router.hears().await, acknowledged(3, 0));
     router.offer(&[(&servers[0], &none)]);
     assert_eq!(router.hears().await, acknowledged(4, 1));
+    program.abort();
+}
+
+/// Somebody may wait for the place.
+#[tokio::test]
+async fn a_worker_that_was_full_says_at_once_that_it_is_not() {
+    let (mut router, scope) = Router::and_worker();
+    let (give, mut take) = tokio::sync::mpsc::unbounded_channel();
+    let program = tokio::spawn(async move {
+        while let Some(event) = scope.recv().await {
+            give.send(event).unwrap();
+        }
+    });
+    router.attach(Attach { max_connections: 2, ..Attach::default() });
+    assert!(matches!(router.hears().await, Said::Hello(_)));
+    let none = Data::NONE;
+    let servers = [connection().await.1, connection().await.1];
+    router.offer(&servers.each_ref().map(|server| (server, &none)));
+    assert_eq!(router.hears().await, acknowledged(2, 2));
+    let one = take.recv().await.unwrap();
+    let other = take.recv().await.unwrap();
+    tokio::time::pause();
+    let before = Instant::now();
+    drop(one);
+    assert_eq!(router.hears_some_time().await, acknowledged(2, 1));
+    assert_eq!(before.elapsed(), Duration::ZERO, "it was full");
+    drop(other);
+    assert_eq!(router.hears_some_time().await, acknowledged(2, 0));
+    assert!(before.elapsed() > Duration::ZERO, "it was not");
     program.abort();
 }
 

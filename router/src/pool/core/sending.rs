@@ -1,6 +1,6 @@
 //! What is sent to workers, and how long their answers may take.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use vestibule_protocol::message::RefusalReason;
 use vestibule_protocol::socket::{SendError, Sent};
@@ -9,6 +9,7 @@ use vestibule_protocol::supervision::WorkerId;
 use super::Core;
 use crate::event::UndeliveredReason;
 use crate::link::{Flushed, Link};
+use crate::pool::Settings;
 use crate::pool::slot::{Control, Obstruction, Slot, State};
 
 impl Core {
@@ -50,8 +51,7 @@ impl Core {
             if place.obstruction != Obstruction::None || place.ended {
                 return;
             }
-            let drain_timeout = self.settings.drain_timeout;
-            let result = match send_control(place, &link, drain_timeout, self.ending) {
+            let result = match send_control(place, &link, &self.settings, self.ending) {
                 Ok(Sent::Whole) if place.state == State::Ready && !self.settling => link.flush(
                     &mut place.handoff,
                     &place.limits,
@@ -140,13 +140,13 @@ impl Core {
 fn send_control(
     place: &mut Slot,
     link: &Link,
-    drain: Duration,
+    settings: &Settings,
     last: bool,
 ) -> Result<Sent, SendError> {
     while let Some(&control) = place.control.first() {
         let sent = match control {
-            Control::Attach => link.attach(drain)?,
-            Control::Drain => link.drain(drain, last)?,
+            Control::Attach => link.attach(settings.drain_timeout, settings.max_connections)?,
+            Control::Drain => link.drain(settings.drain_timeout, last)?,
             Control::Close => link.close()?,
             Control::Refuse(refusal) => link.refuse(refusal)?,
         };
