@@ -150,6 +150,10 @@ impl Scope {
 
     /// Whether the decision about the connection holds for this request.
     pub fn covers(&self, request: &Request<'_>) -> bool {
+        // Some servers cut a fragment off, and read another query then.
+        if request.target.contains('#') {
+            return false;
+        }
         let Some((own, earlier)) = self.rules.split_last() else { return false };
         earlier.iter().all(|rule| rule.matches(request) == Some(false))
             && own.matches(request) == Some(true)
@@ -373,6 +377,7 @@ mod tests {
         let any = Texts { paths: Some(&all), ..Texts::default() };
         assert!(!covers(&encode([host(&one), any]), "/", &two));
         assert!(covers(&encode([host(&one), any]), "/", &[("host", "b.example")]));
+        assert!(!covers(&encode([any]), "/?debug#", &[]));
     }
 
     #[test]

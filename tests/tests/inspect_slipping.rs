@@ -150,6 +150,51 @@ fn no_way_to_name_a_closed_host_is_served() {
     master.stop();
 }
 
+/// A parameter, a field and a cookie, however they are written, and however often.
+#[test]
+fn no_way_to_write_a_closed_parameter_field_or_cookie_is_served() {
+    let (master, _place) = hall(
+        "[[route]]\nquery = { debug = \"*\" }\nreject = 403\n\
+         [[route]]\nheader = { x-admin = \"*\" }\nreject = 403\n\
+         [[route]]\ncookie = { role = \"root*\" }\nreject = 403\n\
+         [[route]]\npool = \"app\"\n",
+    );
+    assert_eq!(master.client().get("/?debugs=1&a=debug").status, 200, "what is open is served");
+    for target in [
+        "/?debug",
+        "/?a&&debug=",
+        "/?%64ebu%67=1",
+        "/x?y?z&debug",
+        "http://a.example?debug",
+        "https://a.example/?a=1&debug=2",
+    ] {
+        assert_kept_out(&master, &get(target, &["host: a.example"]), 403, "rejected");
+    }
+    for line in [
+        "X-Admin: 1",
+        "x-ADMIN:",
+        "cookie: role=root",
+        "cookie: a=b;role=rooty",
+        "cookie: a=b;\trole =  root",
+        "cookie: a=b\r\ncookie: role=root",
+        "cookie: role=guest; role=root",
+    ] {
+        assert_kept_out(&master, &get("/", &["host: a.example", line]), 403, "rejected");
+    }
+    // hyper and others cut off what follows `#`: they would see the parameter.
+    for (target, line) in [
+        ("/?debug#", "x: y"),
+        ("/?a&debug#b=1", "x: y"),
+        ("http://a.example/?debug#", "x: y"),
+        ("/", "x-admin : 1"),
+        ("/", "x: y\r\n x-admin: 1"),
+        ("/", "x-admin"),
+    ] {
+        assert_kept_out(&master, &get(target, &["host: a.example", line]), 400, "not-http");
+    }
+    master.stop();
+}
+
 #[test]
 fn hiding_what_a_rule_looks_at_opens_nothing() {
     let (master, _place) = hall(RULES);

@@ -42,12 +42,12 @@ fn split_port(text: &str) -> Option<(&str, &str)> {
 
 /// A path: what is before `?`, unreserved characters decoded (RFC 3986 2.3), the digits of other
 /// escapes in upper case, dot segments removed, slashes merged. `None` for what is no path: not
-/// beginning with a slash, or with `#`, a backslash or a control character in it, which some servers
-/// take for something else.
+/// beginning with a slash, or with a backslash or a control character in it, which some servers
+/// take for something else, or with `#` in it or behind it, which some cut off.
 pub fn path(target: &str) -> Option<Box<str>> {
     let path = target.split_once('?').map_or(target, |(path, _)| path);
-    let odd = |byte: u8| byte.is_ascii_control() || matches!(byte, b'#' | b'\\' | b' ');
-    if !path.starts_with('/') || path.bytes().any(odd) {
+    let odd = |byte: u8| byte.is_ascii_control() || matches!(byte, b'\\' | b' ');
+    if !path.starts_with('/') || path.bytes().any(odd) || target.contains('#') {
         return None;
     }
     let decoded = decode_unreserved(path);

@@ -161,6 +161,9 @@ pub enum Problem {
     /// A list that nothing could be one of.
     #[error("`{0}` is an empty list: nothing is one of it; leave the key out")]
     EmptyList(String),
+    /// What ends a cookie's value.
+    #[error("`{0}` is no cookie's value: `;` ends it, so that nothing would match")]
+    CookieValue(String),
     /// `command` as one string.
     #[error("`command` takes a list, for there is no shell: write `{0}`")]
     CommandLine(String),
@@ -349,7 +352,7 @@ pub enum Caution {
     /// Connections outside their rule stay where they are.
     #[error(
         "with `reuse = \"connection\"` a later request on the same connection is not checked: who \
-         reached a pool by one `host`, `path`, `header` or `cookie` can ask it for any"
+         reached a pool by one `host`, `path`, `query`, `header` or `cookie` can ask it for any"
     )]
     Unchecked,
     /// A key that nothing looks at.

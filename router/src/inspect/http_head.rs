@@ -40,6 +40,10 @@ pub fn parse(bytes: &[u8]) -> Parsed<HttpHead> {
     else {
         return Parsed::Not(Cause::NotHttp);
     };
+    // A target has no fragment (RFC 9112 3.2): some servers cut it off, and read another query then.
+    if target.contains('#') {
+        return Parsed::Not(Cause::NotHttp);
+    }
     let fields = request.headers.iter().map(|field| (field.name.into(), field.value.into()));
     Parsed::Done(HttpHead::new(method, target, minor, fields.collect()))
 }

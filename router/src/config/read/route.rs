@@ -43,7 +43,7 @@ pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<RouteDraft> {
     conflicts(&conditions, report);
     let target = target(&table, item, report);
     let message = table.optional(report, "message", |item, report| {
-        let result = json(item.value()).ok_or_else(|| item.other_kind("a value that JSON has"));
+        let result = json(item.value()).ok_or_else(|| item.other_kind(MESSAGE));
         report.take(&item.place, result)
     });
     if let (Some(place), Some(target)) = (message.place(), &target)
@@ -77,9 +77,11 @@ fn conditions(table: &Section<'_>, report: &mut Report) -> Conditions {
         table.optional(report, key, |item, report| self::texts(item, report, takes, judge))
     };
     Conditions {
-        users: texts("peer-user", "the name or number of a user, or a list of them", |text| {
-            values::account(text).map(drop)
-        }),
+        users: texts(
+            "peer-user",
+            "a text or a list of texts, each the name or the number of a user, such as `\"1000\"`",
+            |text| values::account(text).map(drop),
+        ),
         contexts: texts("peer-context", CONTEXT, |text| Ok(ContextPattern::parse(text).map(drop)?)),
         levels: texts("peer-level", "a level or a range, such as `\"s0-s0:c0.c5\"`", |text| {
             let level = text.parse::<LevelRange>();
@@ -100,6 +102,7 @@ fn conditions(table: &Section<'_>, report: &mut Report) -> Conditions {
 
 const CONTEXT: &str =
     "a context or a list of them, such as `\"*:*:staff_client_t:*\"` or `\"none\"`";
+const MESSAGE: &str = "a value that JSON has, without dates, `nan` and `inf` within";
 const NAME: &str = "a name or a list of names, such as `\"*.example.org\"`";
 const VALUES: &str = "a text or a list of texts, such as `\"gold\"`, `\"go*\"` or `\"*\"`";
 
@@ -129,7 +132,10 @@ fn named(
         let mut all = Vec::new();
         for (place, item) in item.pairs(report, takes) {
             report.take(&place, judge(item.key()));
-            let value = |text: &str| Ok(ValuePattern::parse(text).map(drop)?);
+            let value = |text: &str| match key {
+                "cookie" if text.contains(';') => Err(Problem::CookieValue(text.to_owned())),
+                _ => Ok(ValuePattern::parse(text).map(drop)?),
+            };
             if let Some(values) = texts(&item, report, VALUES, value) {
                 all.push((item.key().to_owned(), values));
             }
