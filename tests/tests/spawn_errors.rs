@@ -99,7 +99,8 @@ fn an_ordinary_user_is_told_which_folder_on_the_way_cannot_be_entered() {
         let locked = folder.join("locked");
         std::fs::create_dir_all(locked.join("deeper")).unwrap();
         let program = locked.join("deeper").join("worker");
-        std::fs::copy(user::program(0, WORKER), &program).unwrap();
+        let copy = folder.copy(user::program(0, WORKER));
+        std::fs::rename(copy, &program).unwrap();
         // Without the lock it starts, so that it is the lock that the error is about.
         let worker = world.worker(&options(&program).arg("recv"));
         worker.post_message(&Order::Echo("open".into()), ()).unwrap();

@@ -36,7 +36,7 @@ impl Programs {
         for program in [env!("CARGO_BIN_EXE_article-master"), env!("CARGO_BIN_EXE_article-worker")]
         {
             let copy = folder.join(Path::new(program).file_name().unwrap());
-            fs::copy(program, &copy).unwrap();
+            copy_program(program, &copy);
             fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
         }
         Self { folder }
@@ -45,6 +45,14 @@ impl Programs {
     fn master(&self) -> PathBuf {
         self.folder.join("article-master")
     }
+}
+
+/// Copies a program, in a process of its own: were the copy open for writing here, a child that another
+/// thread starts meanwhile would hold it open, and nobody could execute it (ETXTBSY, execve(2)).
+fn copy_program(from: impl AsRef<Path>, to: &Path) {
+    let mut copy = Command::new("cp");
+    copy.args(["--preserve=mode", "--"]).arg(from.as_ref()).arg(to);
+    assert!(copy.status().unwrap().success(), "{copy:?}");
 }
 
 impl Drop for Programs {

@@ -77,12 +77,20 @@ fn program(who: Who) -> PathBuf {
         let copy = std::env::temp_dir().join("vestibule-admin-program");
         // Another run's tests may be running it: a new file takes its place.
         let new = copy.with_extension(std::process::id().to_string());
-        std::fs::copy(&built, &new).unwrap();
+        copy_program(&built, &new);
         std::fs::set_permissions(&new, std::fs::Permissions::from_mode(0o755)).unwrap();
         std::fs::rename(&new, &copy).unwrap();
         copy
     });
     copy.clone()
+}
+
+/// Copies a program, in a process of its own: were the copy open for writing here, a child that another
+/// thread starts meanwhile would hold it open, and nobody could execute it (ETXTBSY, execve(2)).
+fn copy_program(from: impl AsRef<Path>, to: &Path) {
+    let mut copy = Command::new("cp");
+    copy.args(["--preserve=mode", "--"]).arg(from.as_ref()).arg(to);
+    assert!(copy.status().unwrap().success(), "{copy:?}");
 }
 
 /// The program, as somebody.

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -46,12 +46,20 @@ pub(crate) fn as_nobody(test: &str) {
     finish(command, test);
 }
 
+/// Copies a program, in a process of its own: were the copy open for writing here, a child that another
+/// thread starts meanwhile would hold it open, and nobody could execute it (ETXTBSY, execve(2)).
+fn copy_program(from: impl AsRef<Path>, to: &Path) {
+    let mut copy = Command::new("cp");
+    copy.args(["--preserve=mode", "--"]).arg(from.as_ref()).arg(to);
+    assert!(copy.status().unwrap().success(), "{copy:?}");
+}
+
 /// Runs one test of this program again, as a user with these capabilities and no others.
 pub(crate) fn with_capabilities(test: &str, uid: u32, capabilities: &[&str]) {
     let scene = Scene::new();
     // Its own path may lead through folders that the user cannot enter.
     let program = scene.path.join("test");
-    fs::copy("/proc/self/exe", &program).unwrap();
+    copy_program(std::env::current_exe().unwrap(), &program);
     let list = |sign: &str| {
         let all = capabilities.iter().map(|name| format!(",+{name}"));
         format!("-all{}", all.collect::<String>()).replace('+', sign)
@@ -128,7 +136,7 @@ impl Scene {
         for file in libraries.chain(["/bin/sh"]) {
             let inside = root.join(&file[1..]);
             fs::create_dir_all(inside.parent().unwrap()).unwrap();
-            fs::copy(file, &inside).unwrap();
+            copy_program(file, &inside);
         }
         root
     }
