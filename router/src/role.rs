@@ -193,7 +193,8 @@ impl Router {
                     }
                     Ok(Some((ToRouter::Begin, _))) => self.begin().await,
                     Ok(Some((message, descriptor))) => self.take(message, descriptor),
-                    Ok(None) => return,
+                    // Who is being turned away gets to read it.
+                    Ok(None) => return crate::reject::all_said().await,
                     Err(error) => return report(&error),
                 },
                 Some(message) = self.told.recv() => self.tell(message),

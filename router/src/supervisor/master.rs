@@ -45,6 +45,9 @@ use crate::metrics::Metrics;
 
 /// Routers in a row that may end before they accept: then something is wrong that no restart mends.
 const ROUTER_ATTEMPTS: u32 = 5;
+/// How long the router may take, once every worker has ended, to turn away whom it is turning away: a
+/// rejection takes 2.2 s at most.
+const FAREWELL: Duration = Duration::from_secs(3);
 /// How often the router is asked whether it lives.
 const PING: Duration = Duration::from_secs(1);
 
@@ -140,6 +143,8 @@ struct Master {
     /// With what every router knows connections again that workers hand back.
     ticket_key: [u8; 16],
     stopping: bool,
+    /// Every worker has ended after a stop: nothing is left to be waited for but the router's last words.
+    done: bool,
     /// Slots whose first process ended before it was ready.
     first_failed: HashSet<(u32, u32)>,
     notifier: Notifier,
@@ -226,6 +231,7 @@ impl Master {
             metrics,
             counters,
             stopping: false,
+            done: false,
             first_failed: HashSet::new(),
             notifier: Notifier::from_env(),
             admin_socket: admin,
@@ -253,6 +259,16 @@ impl Master {
             }
         };
         self.notifier.stopping();
+        if self.done
+            && let Some(router) = self.router.take()
+        {
+            router.close();
+            // A second signal still stops at once: the router dies with this process.
+            tokio::select! {
+                () = router.end_within(FAREWELL) => {}
+                _ = signals.next() => {}
+            }
+        }
         // Whoever is left is killed and reaped; the router ends with its channel.
         for router in self.take_other_routers().chain(self.router.take()) {
             router.end().await;
@@ -287,7 +303,10 @@ impl Master {
     /// Returns whether to go on.
     fn handle(&mut self, event: Event) -> Result<bool, MasterError> {
         match event {
-            Event::Report(None) if self.stopping => return Ok(false),
+            Event::Report(None) if self.stopping => {
+                self.done = true;
+                return Ok(false);
+            }
             Event::Report(None) => {
                 let last =
                     self.table.records().filter_map(|record| record.last_error.clone()).last();
