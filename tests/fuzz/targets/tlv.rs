@@ -129,8 +129,9 @@ fn check_facts(bytes: &[u8]) {
     let mut written = Vec::new();
     info.encode(&mut written);
     // Fewer names than are kept: reading them again costs nothing. Who handed a connection back, which
-    // few connections have, is kept in a place of its own.
-    let rare = if info.handed_back_by.is_some() { size_of::<Arc<str>>() } else { 0 };
+    // few connections have, is kept in a place of its own, and so is what a proxy said.
+    let proxied = if info.proxied.is_some() { bound(&written) } else { 0 };
+    let rare = if info.handed_back_by.is_some() { size_of::<Arc<str>>() } else { 0 } + proxied;
     let names = &mut Names::default();
     assert_eq!(ConnectionInfo::decode(&written, names).as_ref(), Ok(&info));
     let again = within(rare, || ConnectionInfo::decode(&written, names));
