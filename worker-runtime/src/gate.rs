@@ -17,7 +17,8 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use http::Request;
+use http::{Method, Request};
+use hyper::body::Body;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use vestibule_protocol::scope::{self, Scope};
 
@@ -154,8 +155,26 @@ impl<S> Gate<S> {
         self.inner().stream.as_ref().map(look)
     }
 
+    /// Looks at a request that hyper has just read, the first of its connection or a later one. Returns
+    /// whether those behind it can be looked at, or nothing if it is another worker's.
+    pub(crate) fn admit<B: Body>(
+        &self,
+        scope: &Scope,
+        request: &Request<B>,
+        first: bool,
+    ) -> Option<bool> {
+        // The first one is what was decided about.
+        if !first && !self.holds(scope, request) {
+            self.leaves();
+            return None;
+        }
+        // What follows a tunnel's request is none of ours to look at.
+        let whole = request.method() != Method::CONNECT;
+        Some(self.serves(request.body().size_hint().exact().filter(|_| whole)))
+    }
+
     /// Whether the decision about the connection holds for a request whose head hyper has just read.
-    pub(crate) fn holds<B>(&self, scope: &Scope, request: &Request<B>) -> bool {
+    fn holds<B>(&self, scope: &Scope, request: &Request<B>) -> bool {
         let inner = self.inner();
         let Some(target) = target(&inner.given) else { return false };
         let headers = request.headers().iter();

@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use http::header::{CONNECTION, HOST};
-use http::{HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Body;
 use pin_project_lite::pin_project;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -212,23 +212,16 @@ enum Course {
 impl Watch {
     fn course<B: Body>(&self, request: &Request<B>) -> Course {
         let Some(scope) = &self.info.scope else { return Course::Here { last: false } };
-        // The first request is the one that was decided about.
-        let decided = !self.info.was_requested();
+        // That one was decided about.
+        let first = !self.info.was_requested();
         let old = request.version() < Version::HTTP_2;
         match &self.gate {
             Some(gate) if old => {
-                if !decided && !gate.holds(scope, request) {
-                    gate.leaves();
-                    return Course::Back;
-                }
-                // What follows a tunnel's request is none of ours to look at.
-                let whole = request.method() != Method::CONNECT;
-                let length = request.body().size_hint().exact().filter(|_| whole);
-                let looks = gate.serves(length);
+                let Some(looks) = gate.admit(scope, request, first) else { return Course::Back };
                 let possible = hand_back::is_possible(&self.link, &self.info);
                 Course::Here { last: !looks || !possible }
             }
-            _ if decided || covers(scope, request) => Course::Here { last: false },
+            _ if first || covers(scope, request) => Course::Here { last: false },
             _ => Course::Refused { last: old },
         }
     }

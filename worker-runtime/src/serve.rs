@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use http::header::CONNECTION;
-use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderValue, Request, Response, StatusCode};
 use hyper::body::{Body, Incoming};
 use hyper::server::conn::http1;
 use hyper::service::Service;
@@ -295,16 +295,11 @@ where
         let server = Arc::clone(&self.server);
         let mut last = false;
         if let (Some(gate), Some(scope)) = (&self.gate, &self.info.scope) {
-            // The first request is the one that was decided about.
-            if self.info.was_requested() && !gate.holds(scope, &request) {
-                gate.leaves();
+            let Some(looks) = gate.admit(scope, &request, !self.info.was_requested()) else {
                 let another = Some(request);
                 return Answer { answer: None, another, server, gate: None, last: false };
-            }
-            // What follows a tunnel's request is none of ours to look at.
-            let whole = request.method() != Method::CONNECT;
-            let length = request.body().size_hint().exact().filter(|_| whole);
-            last = !gate.serves(length) || !hand_back::is_possible(&server.link, &self.info);
+            };
+            last = !looks || !hand_back::is_possible(&server.link, &self.info);
         }
         self.info.note_request();
         self.info.insert(server.extras, request.extensions_mut());

@@ -13,10 +13,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
-use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
+
+use vestibule_tests::files::Folder;
 
 /// Five loopback addresses whose octets sum to five different remainders.
 const CLIENTS: [&str; 5] = ["127.0.0.1", "127.0.0.2", "127.0.0.3", "127.0.0.4", "127.0.0.5"];
@@ -24,40 +25,18 @@ const NOBODY: u32 = 65534;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The two programs, where every user may execute them.
-struct Programs {
-    folder: PathBuf,
-}
+struct Programs(Folder);
 
 impl Programs {
-    fn copied(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("article-{name}-{}", std::process::id()));
-        fs::create_dir_all(&folder).unwrap();
-        fs::set_permissions(&folder, fs::Permissions::from_mode(0o755)).unwrap();
-        for program in [env!("CARGO_BIN_EXE_article-master"), env!("CARGO_BIN_EXE_article-worker")]
-        {
-            let copy = folder.join(Path::new(program).file_name().unwrap());
-            copy_program(program, &copy);
-            fs::set_permissions(&copy, fs::Permissions::from_mode(0o755)).unwrap();
-        }
-        Self { folder }
+    fn copied() -> Self {
+        let folder = Folder::new();
+        folder.copy(env!("CARGO_BIN_EXE_article-master"));
+        folder.copy(env!("CARGO_BIN_EXE_article-worker"));
+        Self(folder)
     }
 
     fn master(&self) -> PathBuf {
-        self.folder.join("article-master")
-    }
-}
-
-/// Copies a program, in a process of its own: were the copy open for writing here, a child that another
-/// thread starts meanwhile would hold it open, and nobody could execute it (ETXTBSY, execve(2)).
-fn copy_program(from: impl AsRef<Path>, to: &Path) {
-    let mut copy = Command::new("cp");
-    copy.args(["--preserve=mode", "--"]).arg(from.as_ref()).arg(to);
-    assert!(copy.status().unwrap().success(), "{copy:?}");
-}
-
-impl Drop for Programs {
-    fn drop(&mut self) {
-        let _ = fs::remove_dir_all(&self.folder);
+        self.0.join("article-master")
     }
 }
 
@@ -201,7 +180,7 @@ fn as_root_on_port_80_every_thread_of_a_worker_becomes_nobody() {
         eprintln!("not root: binding port 80 and becoming nobody are left to the run as root");
         return;
     }
-    let programs = Programs::copied("root");
+    let programs = Programs::copied();
     let namespace = Namespace::new();
     let master = Master::start(&mut namespace.command(programs.master()));
     assert_eq!(master.address, "http://0.0.0.0:80", "the article's port, without being told");
@@ -216,7 +195,7 @@ fn as_root_on_port_80_every_thread_of_a_worker_becomes_nobody() {
 
 #[test]
 fn an_ordinary_user_runs_it_on_a_high_port() {
-    let programs = Programs::copied("user");
+    let programs = Programs::copied();
     let mut command = if am_root() {
         let mut command = Command::new("setpriv");
         command
@@ -243,7 +222,7 @@ fn is_accepted(client: u16) -> bool {
 
 #[test]
 fn a_client_whose_worker_and_all_others_died_is_told() {
-    let programs = Programs::copied("died");
+    let programs = Programs::copied();
     let master = Master::start(Command::new(programs.master()).arg("127.0.0.1:0"));
     let workers = master.workers();
     let signal = |signal| {

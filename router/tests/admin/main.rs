@@ -4,6 +4,8 @@
 
 mod changing;
 mod commands;
+#[path = "../shared/copies.rs"]
+mod copies;
 mod hostile;
 mod running;
 mod schema;

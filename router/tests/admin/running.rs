@@ -16,6 +16,8 @@ use std::time::{Duration, Instant};
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 
+use crate::copies::copy_program;
+
 /// How long anything may take before a test has failed.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(60);
 /// Whom tests that are run by root take for an ordinary user.
@@ -83,14 +85,6 @@ fn program(who: Who) -> PathBuf {
         copy
     });
     copy.clone()
-}
-
-/// Copies a program, in a process of its own: were the copy open for writing here, a child that another
-/// thread starts meanwhile would hold it open, and nobody could execute it (ETXTBSY, execve(2)).
-fn copy_program(from: impl AsRef<Path>, to: &Path) {
-    let mut copy = Command::new("cp");
-    copy.args(["--preserve=mode", "--"]).arg(from.as_ref()).arg(to);
-    assert!(copy.status().unwrap().success(), "{copy:?}");
 }
 
 /// The program, as somebody.

@@ -2,6 +2,8 @@
 //! and with some capabilities. Their program is a shell that writes down what it is and ends.
 #![allow(clippy::unwrap_used, clippy::panic, clippy::indexing_slicing, reason = "tests")]
 
+#[path = "../shared/copies.rs"]
+mod copies;
 mod denied;
 mod output;
 #[cfg(feature = "cli")]

@@ -5,11 +5,13 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::CommandExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use vestibule_router::{Worker, WorkerEvent, WorkerOptions};
+
+use crate::copies::copy_program;
 
 /// Somebody without rights.
 pub(crate) struct User {
@@ -44,14 +46,6 @@ pub(crate) fn as_nobody(test: &str) {
     // With groups cleared: what the standard library does for a root that becomes another.
     command.uid(NOBODY.id).gid(NOBODY.id);
     finish(command, test);
-}
-
-/// Copies a program, in a process of its own: were the copy open for writing here, a child that another
-/// thread starts meanwhile would hold it open, and nobody could execute it (ETXTBSY, execve(2)).
-fn copy_program(from: impl AsRef<Path>, to: &Path) {
-    let mut copy = Command::new("cp");
-    copy.args(["--preserve=mode", "--"]).arg(from.as_ref()).arg(to);
-    assert!(copy.status().unwrap().success(), "{copy:?}");
 }
 
 /// Runs one test of this program again, as a user with these capabilities and no others.

@@ -8,7 +8,7 @@ use libfuzzer_sys::fuzz_target;
 use vestibule_fuzz::model::{assert_facts, assert_nothing_lost};
 use vestibule_fuzz::said::{Said, names_are_short};
 use vestibule_fuzz::{prefixes, within};
-use vestibule_protocol::connection_info::{ConnectionInfo, Names};
+use vestibule_protocol::connection_info::{ConnectionInfo, Names, Proxied};
 use vestibule_protocol::header::Header;
 use vestibule_protocol::message::{
     FromWorker, TAG_MESSAGE_FOLLOWS, ToWorker, decode_message, kind,
@@ -130,8 +130,9 @@ fn check_facts(bytes: &[u8]) {
     info.encode(&mut written);
     // Fewer names than are kept: reading them again costs nothing. Who handed a connection back, which
     // few connections have, is kept in a place of its own, and so is what a proxy said.
-    let proxied = if info.proxied.is_some() { bound(&written) } else { 0 };
-    let rare = if info.handed_back_by.is_some() { size_of::<Arc<str>>() } else { 0 } + proxied;
+    let by = if info.handed_back_by.is_some() { size_of::<Arc<str>>() } else { 0 };
+    let proxied = if info.proxied.is_some() { size_of::<Proxied>() + written.len() } else { 0 };
+    let rare = by + proxied;
     let names = &mut Names::default();
     assert_eq!(ConnectionInfo::decode(&written, names).as_ref(), Ok(&info));
     let again = within(rare, || ConnectionInfo::decode(&written, names));

@@ -88,7 +88,7 @@ fn number(ctx: &Ctx<'_>, number: f64, out: &mut Vec<u8>) -> Result<()> {
 fn string<'js>(ctx: &Ctx<'js>, text: String<'js>, out: &mut Vec<u8>) -> Result<()> {
     let text = text.to_cstring()?;
     // Bytes first, whatever the type says: half of a surrogate pair is no text, and is told from the rest below.
-    let bytes = text.as_str().as_bytes();
+    let bytes: &[u8] = text.as_ref();
     let plain = |byte: &u8| (b' '..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';
     if bytes.iter().all(plain) {
         out.push(b'"');

@@ -119,13 +119,13 @@ mod tests {
         roll.stop(why("exit code 3"), begin);
         assert!(!roll.is_active());
         let nearly = begin + RETRY - Duration::from_nanos(1);
-        for now in [begin, begin + Duration::from_secs(1), nearly] {
-            assert!(!roll.replaces(now, true, never), "{now:?}");
-            assert!(!roll.replaces(now, false, never), "{now:?}");
+        for moment in [begin, begin + Duration::from_secs(1), nearly] {
+            assert!(!roll.replaces(moment, true, never), "{moment:?}");
+            assert!(!roll.replaces(moment, false, never), "{moment:?}");
         }
         // An old one goes on waiting for another program; a worn one has its turn, for ever.
-        for now in [begin + RETRY, begin + 2 * RETRY, begin + 1_000 * RETRY] {
-            assert_eq!(replaced(&roll, now), (false, true), "{now:?}");
+        for moment in [begin + RETRY, begin + 2 * RETRY, begin + 1_000 * RETRY] {
+            assert_eq!(replaced(&roll, moment), (false, true), "{moment:?}");
         }
         // And why it stopped is said until one is ready.
         assert_eq!(roll.stopped(), Some(&why("exit code 3")));
