@@ -227,10 +227,9 @@ impl State {
         if attach.choose_version().is_none() {
             return Err(Fault::Version(attach.versions.0, attach.versions.1));
         }
+        // What an earlier router sent is answered first: the next one may know of it.
+        self.settle(link);
         self.epoch = Some(epoch);
-        // What an earlier router is still owed is void: `Hello` says how far this worker has come.
-        self.settled = self.received;
-        self.refusals.clear();
         link.attached(epoch, attach, self.received);
         Ok(())
     }

@@ -1,7 +1,8 @@
 //! What the worker still has to say, in the order in which it must be said. No I/O of its own.
 //!
-//! `Hello` first; refusals before the acknowledgement that covers them; one acknowledgement, always
-//! the newest; then the program's messages, errors and announcements as they were posted.
+//! `Hello` first, but for what an earlier router is still to be refused; refusals before the
+//! acknowledgement that covers them; one acknowledgement, always the newest; then the program's messages,
+//! errors and announcements as they were posted.
 
 use std::collections::VecDeque;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -112,7 +113,8 @@ struct Router {
 pub(crate) struct Outbox {
     router: Option<Router>,
     hello: Option<Hello>,
-    refusals: VecDeque<Refusal>,
+    /// With the epoch of what is refused.
+    refusals: VecDeque<(u16, Refusal)>,
     acknowledge: bool,
     up_to: u64,
     reported: u32,
@@ -131,18 +133,18 @@ pub(crate) struct Outbox {
 /// What the next packet is.
 enum Next {
     Hello,
-    /// So many refusals.
-    Refusals(usize),
+    /// So many refusals, in this epoch.
+    Refusals(u16, usize),
     Acknowledge,
     Letter,
 }
 
 impl Outbox {
-    /// A router began: `hello` is its answer, and what was owed to the one before is void.
+    /// A router began: `hello` is its answer, and covers what the one before was not told yet, less what
+    /// is refused.
     pub(crate) fn attached(&mut self, epoch: u16, max_packet: u32, hello: Hello) {
         let max_packet = usize::try_from(max_packet).unwrap_or(usize::MAX);
         self.router = Some(Router { epoch, max_packet });
-        self.refusals.clear();
         self.acknowledge = false;
         self.up_to = hello.received;
         self.hello = Some(hello);
@@ -150,7 +152,8 @@ impl Outbox {
 
     /// Everything up to `up_to` is taken but what is refused.
     pub(crate) fn settle(&mut self, up_to: u64, refusals: impl Iterator<Item = Refusal>) {
-        self.refusals.extend(refusals);
+        let epoch = self.router.map_or(0, |router| router.epoch);
+        self.refusals.extend(refusals.map(|refusal| (epoch, refusal)));
         self.up_to = up_to;
         self.acknowledge = true;
     }
@@ -203,11 +206,13 @@ impl Outbox {
     }
 
     fn next(&self, router: Router) -> Option<Next> {
-        if self.hello.is_some() {
+        let refused_in = self.refusals.front().map(|(epoch, _)| *epoch);
+        if self.hello.is_some() && refused_in.is_none_or(|epoch| epoch == router.epoch) {
             Some(Next::Hello)
-        } else if !self.refusals.is_empty() {
+        } else if let Some(epoch) = refused_in {
             let fit = (router.max_packet - HEADER_LEN) / REFUSAL_LEN;
-            Some(Next::Refusals(self.refusals.len().min(fit)))
+            let same = self.refusals.iter().take_while(|(of, _)| *of == epoch).count();
+            Some(Next::Refusals(epoch, same.min(fit)))
         } else if self.acknowledge {
             Some(Next::Acknowledge)
         } else if !self.letters.is_empty() {
@@ -249,7 +254,7 @@ impl Outbox {
                     self.hello = None;
                     self.reported = open;
                 }
-                Next::Refusals(count) => drop(self.refusals.drain(..count)),
+                Next::Refusals(_, count) => drop(self.refusals.drain(..count)),
                 Next::Acknowledge => {
                     self.acknowledge = false;
                     self.reported = open;
@@ -284,14 +289,16 @@ impl Outbox {
         send: &mut Send<'_>,
     ) -> Result<Sent, SendError> {
         self.body.clear();
+        let mut epoch = router.epoch;
         let kind = match (next, self.hello) {
             (Next::Hello, Some(hello)) => {
                 Hello { open, ..hello }.encode(&mut self.body);
                 kind::HELLO
             }
-            (Next::Refusals(count), _) => {
+            (Next::Refusals(of, count), _) => {
+                epoch = *of;
                 let refusals = self.refusals.iter().take(*count);
-                refusals.for_each(|refusal| message::put_refusal(&mut self.body, *refusal));
+                refusals.for_each(|(_, refusal)| message::put_refusal(&mut self.body, *refusal));
                 kind::REFUSE
             }
             _ => {
@@ -299,7 +306,7 @@ impl Outbox {
                 kind::ACKNOWLEDGE
             }
         };
-        send(&Header::new(kind, router.epoch), &self.body, &[])
+        send(&Header::new(kind, epoch), &self.body, &[])
     }
 
     fn send_letter(&mut self, router: Router, send: &mut Send<'_>) -> Result<Sent, SendError> {

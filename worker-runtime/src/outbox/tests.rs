@@ -139,11 +139,14 @@ fn a_letter_that_the_system_refuses_comes_out_and_the_rest_goes_on() {
 }
 
 #[test]
-fn a_new_router_is_told_nothing_that_was_owed_to_the_old_one() {
+fn a_new_router_is_told_first_what_the_old_one_is_refused_and_hello_says_the_rest() {
     let mut outbox = attached(32_768);
-    outbox.settle(9, [refuse(9)].into_iter());
+    outbox.settle(9, [refuse(7), refuse(9)].into_iter());
     outbox.attached(8, 32_768, Hello { received: 9, ..Hello::default() });
+    outbox.settle(10, [refuse(10)].into_iter());
     let (packets, _) = flush(&mut outbox, 3, 9);
-    assert_eq!(kinds(&packets), [kind::HELLO]);
-    assert_eq!(Hello::decode(&packets[0].1).unwrap().received, 9);
+    let order: Vec<_> = packets.iter().map(|(header, _)| (header.kind, header.epoch)).collect();
+    let (before, after) = ((kind::REFUSE, 7), (kind::REFUSE, 8));
+    assert_eq!(order, [before, (kind::HELLO, 8), after, (kind::ACKNOWLEDGE, 8)]);
+    assert_eq!(Hello::decode(&packets[1].1).unwrap().received, 9);
 }
