@@ -97,8 +97,8 @@ pub enum ToRouter {
     /// Say [`FromRouter::Tried`]: whether this setup could be used. Pools that there are not yet have
     /// numbers that none has.
     Try(Setup),
-    /// Another router takes over; the packet's descriptor leads to it. Accept nothing more, settle
-    /// what is offered, pass on what waits, say [`FromRouter::HandedOver`], and end when that one acts.
+    /// Another router takes over; the packet's descriptor leads to it. Accept nothing more, pass on what
+    /// waits and what workers have not answered, say [`FromRouter::HandedOver`], and end when that one acts.
     /// Said again, with another number, when it has died: what was passed on is for the next one.
     HandOver {
         /// Which router takes over.

@@ -176,6 +176,12 @@ impl Connection {
         self.info.handed_back_by.is_some()
     }
 
+    /// The socket, and what may have been read from it and written to it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn paused(&self) -> &PausedConnection {
+        &self.paused
+    }
+
     /// What its next ticket says.
     pub(crate) fn stamp(&self) -> Stamp {
         let hops = self.more.as_ref().map_or(0, |more| more.returned.hops);

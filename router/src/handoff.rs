@@ -4,6 +4,9 @@
 //! (offered), then those that wait to be sent. The router keeps its copy of everything in an entry
 //! until the worker acknowledges it; every sequence is settled once.
 
+#[cfg(feature = "cli")]
+pub(crate) mod unanswered;
+
 use std::collections::VecDeque;
 use std::net::IpAddr;
 use std::time::Instant;
@@ -11,6 +14,7 @@ use std::time::Instant;
 use vestibule_protocol::codec::Data;
 use vestibule_protocol::discard::discard;
 use vestibule_protocol::envelope::Transferable;
+use vestibule_protocol::handshake::Acks;
 use vestibule_protocol::limits::{QUEUE_BYTES, QUEUE_MESSAGES};
 use vestibule_protocol::message::RefusalReason;
 
@@ -120,6 +124,9 @@ pub(crate) enum Fault {
     /// It says that a descriptor was lost with the one before it, which it did not miss.
     #[error("worker refused sequence {0} as standing behind a missing descriptor, and it does not")]
     NotBehind(u64),
+    /// It has received more or less than the router before this one sent it.
+    #[error("worker received sequences up to {received}, of up to {last} that were sent to it")]
+    Received { received: u64, last: u64 },
 }
 
 /// An entry's place in the queue, which it keeps from when it was given to the worker until it is
@@ -137,6 +144,8 @@ struct Offer {
     since: Instant,
     /// Another stands before it in the same packet.
     follows: bool,
+    /// Of the router that sent it.
+    epoch: u16,
 }
 
 /// The state of one worker's hand-over.
@@ -173,10 +182,34 @@ impl Default for Handoff {
 
 impl Handoff {
     /// A worker said hello: sequences go on after the last that it received, and this is its load.
-    pub(crate) fn begin(&mut self, received: u64, open: u32) {
-        debug_assert!(self.offered == 0, "nothing is offered before hello");
-        self.first = received.saturating_add(1);
+    ///
+    /// What an earlier router sent stands before the `Attach` that is answered. So all of it was
+    /// received, and, where one number covers everything before it, what was not refused is taken:
+    /// returns how many. Where processes share a port, each answers for itself.
+    ///
+    /// # Errors
+    /// [`Fault::Received`]: it cannot be so. Nothing has changed then.
+    pub(crate) fn begin(&mut self, received: u64, open: u32, acks: Acks) -> Result<usize, Fault> {
+        let last = self.next_sequence() - 1;
+        let settled = match acks {
+            _ if self.offered == 0 => {
+                self.first = received.saturating_add(1);
+                0
+            }
+            Acks::Cumulative if received == last => self.acknowledge_up_to(received)?,
+            Acks::Each if received <= last => 0,
+            _ => return Err(Fault::Received { received, last }),
+        };
         self.reported = open;
+        Ok(settled)
+    }
+
+    /// Whether something is without an answer that the router of this epoch sent.
+    pub(crate) fn awaits(&self, epoch: u16) -> bool {
+        let mut offered = self.queue.range(..self.offered);
+        offered.any(|place| {
+            place.entry.is_some() && place.offer.is_some_and(|offer| offer.epoch == epoch)
+        })
     }
 
     /// Open connections as last reported, and everything on its way.
@@ -223,8 +256,9 @@ impl Handoff {
         self.queue.range(self.offered..).filter_map(|place| place.entry.as_ref())
     }
 
-    /// The first `count` waiting entries were sent to the worker of this name, in one packet.
-    pub(crate) fn sent(&mut self, count: usize, now: Instant, worker: &str) {
+    /// The first `count` waiting entries were sent to the worker of this name, in one packet of this
+    /// epoch.
+    pub(crate) fn sent(&mut self, count: usize, now: Instant, worker: &str, epoch: u16) {
         let mut follows = false;
         let count = count.min(self.waiting());
         for place in self.queue.range_mut(self.offered..self.offered + count) {
@@ -234,7 +268,7 @@ impl Handoff {
                     connection.trace().handed_over(worker);
                 }
             }
-            place.offer = Some(Offer { since: now, follows });
+            place.offer = Some(Offer { since: now, follows, epoch });
             follows = true;
         }
         self.offered += count;
@@ -382,7 +416,7 @@ mod tests {
             for _ in 0..*count {
                 handoff.push(Entry::new(Data::NONE, Cargo::List(Vec::new())));
             }
-            handoff.sent(*count, Instant::now(), "app-1");
+            handoff.sent(*count, Instant::now(), "app-1", 1);
         }
         handoff
     }

@@ -184,7 +184,7 @@ impl Link {
                 },
             };
             match sent {
-                Sent::Whole => handoff.sent(count, now, worker),
+                Sent::Whole => handoff.sent(count, now, worker, self.epoch),
                 Sent::Blocked => return Ok(Flushed::Blocked),
                 Sent::Later => return Ok(Flushed::Later),
             }

@@ -114,20 +114,6 @@ impl Shared {
         refused
     }
 
-    /// Waits until something is settled, or otherwise changes.
-    ///
-    /// # Cancel safety
-    /// Safe.
-    #[cfg(feature = "cli")]
-    pub(crate) async fn settles(&self) {
-        let changed = self.changed.notified();
-        tokio::pin!(changed);
-        changed.as_mut().enable();
-        if !self.core().is_settled() {
-            changed.await;
-        }
-    }
-
     /// Hands a connection with a message over to this worker, or to whom the balance says if none is
     /// named, or the named one takes nothing.
     #[cfg(feature = "cli")]

@@ -71,6 +71,12 @@ impl PausedConnection {
         this
     }
 
+    /// A connection that another router has, or had, with what that one knows of it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn from_router(descriptor: ClientSocket, consumed: u64, written: u64) -> Self {
+        Self { descriptor, consumed, written }
+    }
+
     /// Bytes read and written so far; `None` if it is not TCP, or over.
     fn baseline(&self) -> Result<Option<(u64, u64)>, Errno> {
         Ok(self.look()?.and_then(Counts::baseline))
@@ -88,6 +94,12 @@ impl PausedConnection {
     /// not say.
     pub(crate) fn peer_credentials(&self) -> Option<PeerCredentials> {
         peer::credentials(self.as_fd()).ok()
+    }
+
+    /// Bytes that were read before the router got it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn consumed(&self) -> u64 {
+        self.consumed
     }
 
     /// Bytes that workers had written to the client when the router got it.

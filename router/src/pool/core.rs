@@ -3,8 +3,8 @@
 //! One value, [`Core`], under one lock, with an `impl` a subject: [`placing`] who gets a connection,
 //! [`waiting`] who waits for a worker, [`sending`] packets to workers, [`inbound`] what workers say, [`handing_back`] connections that they
 //! hand back,
-//! [`lifecycle`] workers that are told to end, [`processes`] those that started and ended, [`events`]
-//! what the pool's owner is told.
+//! [`lifecycle`] workers that are told to end, [`processes`] those that started and ended,
+//! [`succession`] what goes from one router to the next, [`events`] what the pool's owner is told.
 
 mod events;
 mod handing_back;
@@ -13,6 +13,7 @@ mod lifecycle;
 mod placing;
 mod processes;
 mod sending;
+pub(crate) mod succession;
 #[cfg(test)]
 mod tests;
 mod waiting;
@@ -101,7 +102,7 @@ pub(crate) struct Core {
     /// Every worker ends, and nobody takes over.
     ending: bool,
     /// Nothing is offered: another router takes over.
-    settling: bool,
+    stopped_offering: bool,
     /// The time, while a burst is placed.
     burst: Option<Instant>,
 }
@@ -136,7 +137,7 @@ impl Core {
             deaf: false,
             forgotten: false,
             ending: false,
-            settling: false,
+            stopped_offering: false,
             burst: None,
         }
     }
@@ -162,7 +163,7 @@ impl Core {
         self.burst = None;
         // What goes to another router waits there.
         #[cfg(feature = "cli")]
-        if self.last_calls && !self.settling {
+        if self.last_calls && !self.stopped_offering {
             self.finish_if_idle();
         }
         std::mem::take(&mut self.signals)

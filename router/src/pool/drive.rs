@@ -17,6 +17,8 @@ use vestibule_protocol::message::FromWorker;
 use vestibule_protocol::socket::{PacketBuffer, PacketSocket, Readiness, ReceiveError};
 use vestibule_protocol::supervision::{FromRouter, ToRouter, WorkerId};
 
+#[cfg(feature = "cli")]
+use super::core::succession::Legacy;
 use super::slot::{Obstruction, Slot};
 use super::{Core, Shared};
 use crate::control::ControlPort;
@@ -47,12 +49,22 @@ pub(crate) struct Ports {
     /// Which router speaks.
     epoch: u16,
     tickets: Tickets,
+    /// What workers have not answered that the router before this one sent, until they are named.
+    #[cfg(feature = "cli")]
+    legacies: BTreeMap<WorkerId, Legacy>,
 }
 
 impl Ports {
     /// For no pool yet.
     pub(crate) fn new(epoch: u16, tickets: Tickets) -> Self {
-        Self { pools: BTreeMap::new(), tasks: JoinSet::new(), epoch, tickets }
+        Self {
+            pools: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            epoch,
+            tickets,
+            #[cfg(feature = "cli")]
+            legacies: BTreeMap::new(),
+        }
     }
 
     /// One more pool; no port of it is known yet.
@@ -72,6 +84,25 @@ impl Ports {
     pub(crate) fn remove(&mut self, pool: u32) {
         if let Some(shared) = self.pools.remove(&pool) {
             shared.step(Core::forget);
+        }
+    }
+
+    /// What a worker has not answered that the router before this one sent: for when it is named.
+    #[cfg(feature = "cli")]
+    pub(crate) fn inherit(&mut self, legacy: Legacy) {
+        self.legacies.insert(legacy.worker, legacy);
+    }
+
+    /// Every worker has been named. What was sent to others is closed: nobody can say whether they have
+    /// read it.
+    #[cfg(feature = "cli")]
+    pub(crate) fn end_inheriting(&mut self) {
+        for (worker, legacy) in std::mem::take(&mut self.legacies) {
+            let count = legacy.unanswered.offers.len();
+            tracing::error!(?worker, count, "connections were sent to a worker that is not there");
+            if let Some(shared) = self.pools.get(&worker.pool) {
+                shared.step(|core| core.give_up(legacy.unanswered));
+            }
         }
     }
 
@@ -163,7 +194,15 @@ impl Ports {
             return self.step(worker, |core| core.started_without_port(worker, pid));
         };
         let link = Arc::new(Link::new(socket, self.epoch, self.tickets));
-        self.step(worker, |core| core.started(worker, pid, Arc::clone(&link)));
+        #[cfg(feature = "cli")]
+        let legacy = self.legacies.remove(&worker);
+        self.step(worker, |core| {
+            core.started(worker, pid, Arc::clone(&link));
+            #[cfg(feature = "cli")]
+            if let Some(legacy) = legacy {
+                core.inherit(legacy);
+            }
+        });
         // Afterwards: it ends at once where its slot has another process.
         self.tasks.spawn(drive(shared, worker, link));
     }

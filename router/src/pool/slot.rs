@@ -89,6 +89,8 @@ pub(crate) struct Slot {
     pub(crate) ended: bool,
     /// The supervisor was told that its port ended, or asked to kill it.
     pub(crate) kill_asked: bool,
+    /// It broke the protocol: nothing that it says is believed any more.
+    pub(crate) faulty: bool,
     /// It stands in the list of slots with something to send.
     pub(crate) marked: bool,
     /// Its task knows that there are offers without an answer, and when they are too old.
@@ -128,6 +130,7 @@ impl Slot {
             gone: None,
             ended: false,
             kill_asked: false,
+            faulty: false,
             marked: false,
             watched: false,
         }
@@ -152,6 +155,7 @@ impl Slot {
         self.gone = None;
         self.ended = false;
         self.kill_asked = false;
+        self.faulty = false;
         self.watched = false;
     }
 

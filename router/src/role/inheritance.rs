@@ -11,6 +11,7 @@ use super::change::Former;
 use super::passing::{Heard, Inherited, Passed};
 use crate::control::ControlPort;
 use crate::handoff::{Cargo, Entry};
+use crate::pool::core::succession::Legacy;
 use crate::reject::{Reason, Rejection};
 
 /// What the router before this one passes on, and what the supervisor says of workers meanwhile: none
@@ -23,9 +24,25 @@ pub(super) struct Inheritance {
 /// Everything that came.
 #[derive(Default)]
 struct Estate {
+    /// What workers have not answered.
+    legacies: Vec<Legacy>,
+    /// All else.
     things: Vec<Inherited>,
     /// To the router before this one, if it is there.
     channel: Option<ControlPort<Heard, Passed>>,
+}
+
+impl Estate {
+    fn extend(&mut self, thing: Option<Inherited>) {
+        match thing {
+            Some(Inherited::Worker(legacy)) => self.legacies.push(legacy),
+            Some(Inherited::Offered(offer)) => match self.legacies.last_mut() {
+                Some(legacy) => legacy.unanswered.offers.push(offer),
+                None => tracing::error!("a connection came before the worker that it was sent to"),
+            },
+            thing => self.things.extend(thing),
+        }
+    }
 }
 
 impl Inheritance {
@@ -41,17 +58,25 @@ impl Inheritance {
 }
 
 impl Router {
-    /// What came goes to wait where it waited, and whoever was looked at is looked at from the first
-    /// look. The router before this one keeps all of it until it is told that this one acts.
+    /// What came goes to wait where it waited, or for the answer of the worker that it was sent to, and
+    /// whoever was looked at is looked at from the first look. The router before this one keeps all of it until it is told that this one acts.
     pub(super) async fn take_over(&mut self, Inheritance { arrives, orders }: Inheritance) {
-        let Estate { things, channel } = arrives.await.unwrap_or_default();
+        let Estate { legacies, things, channel } = arrives.await.unwrap_or_default();
         if let Some(channel) = channel {
             // Whoever cannot be told is gone, and will not act either.
             let _ = channel.say(&Heard::Acts, None).await;
         }
+        // Before their workers are named: whatever those say then is an answer.
+        for mut legacy in legacies {
+            for offer in &mut legacy.unanswered.offers {
+                self.count_again(&mut offer.entry);
+            }
+            self.ports.inherit(legacy);
+        }
         for (message, descriptor) in orders {
             self.take(message, descriptor);
         }
+        self.ports.end_inheriting();
         let mut table = self.switch.present();
         for thing in things {
             match thing {
@@ -66,42 +91,48 @@ impl Router {
                 },
                 Inherited::Inspected(listener, before) => table.resume(listener, before),
                 Inherited::Used(used) => table.take_used_rates(&used),
+                // These were sorted out.
+                Inherited::Worker(_) | Inherited::Offered(_) => {}
             }
         }
     }
 
-    fn queue_again(&self, pool: u32, mut entry: Entry) {
-        let table = self.switch.present();
+    /// It takes its peer's room here, too.
+    fn count_again(&self, entry: &mut Entry) {
         if let Cargo::Connection(connection) = &mut entry.cargo {
-            table.count_again(connection);
+            self.switch.present().count_again(connection);
         }
+    }
+
+    fn queue_again(&self, pool: u32, mut entry: Entry) {
+        self.count_again(&mut entry);
         let given = match self.ports.pools().get(&pool) {
             Some(pool) => pool.step(|core| {
-                let given = core.offer(entry);
+                let given = core.offer_again(entry);
                 core.flush();
                 given.map_err(|(refused, entry)| (crate::accept::rejection(refused), entry))
             }),
             None => Err((Rejection::because(Reason::NoWorker), entry)),
         };
         if let Err((rejection, Entry { cargo: Cargo::Connection(connection), .. })) = given {
-            table.reject(connection, rejection);
+            self.switch.present().reject(connection, rejection);
         }
     }
 }
 
 async fn receive(predecessor: OwnedFd) -> Estate {
-    let mut things = Vec::new();
+    let mut estate = Estate::default();
     let Ok(mut channel) = ControlPort::<Heard, Passed>::new(predecessor) else {
-        return Estate::default();
+        return estate;
     };
     let mut names = Names::default();
     // Its end without a last word is that of a router that crashed: what came has come.
     while let Ok(Some((passed, descriptor))) = channel.recv().await {
         if matches!(passed, Passed::All) {
-            let channel = channel.say(&Heard::Taken, None).await.is_ok().then_some(channel);
-            return Estate { things, channel };
+            estate.channel = channel.say(&Heard::Taken, None).await.is_ok().then_some(channel);
+            return estate;
         }
-        things.extend(Inherited::new(passed, descriptor, &mut names));
+        estate.extend(Inherited::new(passed, descriptor, &mut names));
     }
-    Estate { things, channel: None }
+    estate
 }

@@ -1,13 +1,15 @@
-//! From one router to the next, in a planned change: what waits for a worker, and whoever is looked at,
-//! is passed on, so that nothing is lost.
+//! From one router to the next, in a planned change: what waits for a worker, what workers have not
+//! answered, and whoever is looked at, is passed on, so that nothing is lost.
 //!
-//! The supervisor gives the two the ends of one channel. The old one has accepted its last; it waits
-//! until every offer is settled, says what waits and who is looked at, with their descriptors, and that
-//! this was all. It answers nobody any more, and keeps everything until the new one acts: if that one
-//! dies before, the supervisor names another, which is told the same.
+//! The supervisor gives the two the ends of one channel. The old one has accepted its last, and reads no
+//! port any more; it says what waits, what was sent to workers and not answered, and who is looked at,
+//! with their descriptors, and that this was all. It answers nobody any more, and keeps everything until
+//! the new one acts: if that one dies before, the supervisor names another, which is told the same.
+//!
+//! What a worker answers is read by one of the two: by the old one, and then what it answers is not passed
+//! on; or it stays in the worker's port, and is for the new one.
 
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -20,12 +22,12 @@ use crate::control::{ControlError, ControlPort, Parcel};
 use crate::dispatch::{Before, Dispatch, Used};
 use crate::handoff::Entry;
 use crate::pool::Core;
+use crate::pool::core::succession::Legacy;
 use crate::reject;
 
-/// How long workers may take to settle what they were offered: far more than one needs that takes
-/// anything at all. What a worker has not taken then stays in its port, which the next router opens
-/// no other of: it is served if the worker lives.
-const SETTLE: Duration = Duration::from_secs(3);
+/// How long the ports of processes that are known to be dead may take to end: a second each, all at
+/// once; then somebody else holds them, and what they were sent is closed.
+const BURY: Duration = Duration::from_secs(2);
 /// How long it may take to route what came back before that: as a rule a turn of the event loop.
 const ROUTE: Duration = Duration::from_secs(1);
 /// Rates that are said in one message.
@@ -41,6 +43,8 @@ pub(super) struct Successor {
 /// Everything that is passed on. It stays here until somebody else acts.
 struct Kept {
     waiting: Vec<(u32, Entry)>,
+    /// What workers have not answered.
+    legacies: Vec<Legacy>,
     present: LookedAt,
     /// Of listeners that a reload has removed: what decides about them.
     former: Vec<(Setup, LookedAt)>,
@@ -77,7 +81,7 @@ impl Router {
         successor: Successor,
         mut control: ControlPort<FromRouter, ToRouter>,
     ) {
-        self.settle(&mut control).await;
+        self.stop_acting().await;
         let kept = self.keep();
         // Named meanwhile, in place of one that has died.
         let mut next = match self.end.take() {
@@ -105,30 +109,14 @@ impl Router {
         reject::all_said().await;
     }
 
-    /// Waits until what was offered is settled, and what came back is routed.
-    async fn settle(&mut self, control: &mut ControlPort<FromRouter, ToRouter>) {
+    /// Offers nothing any more, and reads no port; what came back before that is routed.
+    async fn stop_acting(&mut self) {
         for pool in self.ports.pools().values() {
-            pool.step(|core| core.begin_settling());
+            pool.step(Core::stop_offering);
         }
-        let settled = async {
-            loop {
-                let open = self.ports.pools().values().find(|pool| !pool.core().is_settled());
-                let Some(open) = open.map(Arc::clone) else { return };
-                tokio::select! {
-                    () = open.settles() => {}
-                    // A worker that dies meanwhile settles what it had; what the pools say goes on.
-                    message = control.recv() => match message {
-                        Ok(Some((message, descriptor))) => self.take(message, descriptor),
-                        _ => return,
-                    },
-                    Some(message) = self.told.recv() => {
-                        let _ = self.sender.send((message, None));
-                    }
-                }
-            }
-        };
-        if timeout(SETTLE, settled).await.is_err() {
-            tracing::warn!("not everything that was offered is settled before the next router");
+        // The supervisor does not name them to the next router.
+        if timeout(BURY, self.ports.last_words()).await.is_err() {
+            tracing::warn!("not every worker that has died is buried before the next router");
         }
         for pool in self.ports.pools().values() {
             pool.step(Core::stop_listening);
@@ -155,7 +143,9 @@ impl Router {
             let entries = pool.step(|core| core.take_everything());
             waiting.extend(entries.into_iter().map(|entry| (*id, entry)));
         }
-        Kept { waiting, present, former }
+        let pools = self.ports.pools().values();
+        let legacies = pools.flat_map(|pool| pool.step(Core::take_unanswered)).collect();
+        Kept { waiting, legacies, present, former }
     }
 
     /// Answers the supervisor while another router is awaited. What it says of workers, it says to
@@ -209,7 +199,18 @@ async fn say_all(channel: &ControlPort<Passed, Heard>, kept: &Kept) -> Result<us
             channel.say(&passed, Some(socket)).await?;
         }
     }
-    let mut count = kept.waiting.len() + say_looked_at(channel, &kept.present).await?;
+    let now = Instant::now();
+    let mut count = kept.waiting.len();
+    for legacy in &kept.legacies {
+        channel.say(&passing::worker(legacy), None).await?;
+        for offer in &legacy.unanswered.offers {
+            if let Some((passed, socket)) = passing::offered(offer, now) {
+                channel.say(&passed, Some(socket)).await?;
+                count += 1;
+            }
+        }
+    }
+    count += say_looked_at(channel, &kept.present).await?;
     for (setup, looked_at) in &kept.former {
         channel.say(&Passed::Former(Box::new(setup.clone())), None).await?;
         count += say_looked_at(channel, looked_at).await?;

@@ -376,6 +376,8 @@ impl Master {
                     router.accepting = true;
                 }
                 tracing::info!(epoch = self.epoch, "the router accepts connections");
+                self.table.is_heard();
+                self.forget_left();
                 if !self.announced {
                     self.announced = true;
                     announce(&self.announcement);

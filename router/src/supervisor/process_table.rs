@@ -99,10 +99,34 @@ pub(crate) struct Record {
     orders: mpsc::UnboundedSender<(WorkerId, Order)>,
     /// The router's end of the worker's port: a router that crashes closes nothing.
     port: Option<OwnedFd>,
+    /// A process of the slot that died while no router was there to hear of it.
+    #[cfg(feature = "cli")]
+    unheard: Option<Unheard>,
+}
+
+/// A process that was ready and died while one router took over from another: what it had answered is in
+/// its port, and the next router still knows what it was sent.
+#[cfg(feature = "cli")]
+#[derive(Debug)]
+struct Unheard {
+    worker: WorkerId,
+    pid: u32,
+    port: OwnedFd,
+    exit: Exit,
 }
 
 #[cfg(feature = "cli")]
 impl Record {
+    /// What a process has left that is gone.
+    fn last_words(&mut self, worker: WorkerId, exit: Exit) -> Option<Unheard> {
+        Some(Unheard { worker, pid: self.pid?, port: self.port.take()?, exit })
+    }
+
+    /// Whether the slot is over, and the router knows all of it.
+    pub(crate) fn is_over(&self) -> bool {
+        self.phase == Phase::Ended && self.unheard.is_none()
+    }
+
     /// What its processes run.
     pub(crate) fn options(&self) -> &Arc<WorkerOptions> {
         &self.options
@@ -154,21 +178,45 @@ pub(crate) struct ProcessTable {
     tasks: JoinSet<()>,
     report: mpsc::UnboundedSender<Report>,
     reports: mpsc::UnboundedReceiver<Report>,
+    /// Whether a router takes over from another.
+    #[cfg(feature = "cli")]
+    unheard: bool,
 }
 
 impl ProcessTable {
     pub(crate) fn new() -> Self {
         let (report, reports) = mpsc::unbounded_channel();
-        Self { records: BTreeMap::new(), tasks: JoinSet::new(), report, reports }
+        Self {
+            records: BTreeMap::new(),
+            tasks: JoinSet::new(),
+            report,
+            reports,
+            #[cfg(feature = "cli")]
+            unheard: false,
+        }
+    }
+
+    /// From now on the present router may hear nothing, and the next one has not begun: what ports of the
+    /// dead still hold is kept for it. One process a slot at most, as who follows it was offered nothing.
+    #[cfg(feature = "cli")]
+    pub(crate) fn keep_unheard(&mut self) {
+        self.unheard = true;
+    }
+
+    /// A router hears what happens.
+    #[cfg(feature = "cli")]
+    pub(crate) fn is_heard(&mut self) {
+        self.unheard = false;
+        self.records.values_mut().for_each(|record| record.unheard = None);
     }
 
     /// Adds a slot, or uses one again whose task has ended, and starts its first process.
     pub(crate) fn add(&mut self, seat: Seat) {
         let Seat { pool, slot, name, number, options, delay, restarts } = seat;
         let (orders, received) = mpsc::unbounded_channel();
-        let before = self.records.get(&(pool, slot));
+        let before = self.records.remove(&(pool, slot));
         // Late words about the slot's last process are not about this one.
-        let generation = before.map_or(0, |record| record.worker.generation + 1);
+        let generation = before.as_ref().map_or(0, |record| record.worker.generation + 1);
         let worker = WorkerId { pool, slot, generation };
         let tail = Tail::default();
         let record = Record {
@@ -204,6 +252,8 @@ impl ProcessTable {
             options: Arc::clone(&options),
             orders,
             port: None,
+            #[cfg(feature = "cli")]
+            unheard: before.and_then(|record| record.unheard),
         };
         self.records.insert((pool, slot), record);
         let slot = life::Slot { first: worker, name, number, options, tail, delay };
@@ -355,6 +405,10 @@ impl ProcessTable {
                 Self::emptied(record, *again);
             }
             ToRouter::Gone { exit, reason, again, .. } => {
+                #[cfg(feature = "cli")]
+                if self.unheard && record.unheard.is_none() && record.phase != Phase::Starting {
+                    record.unheard = record.last_words(worker, *exit);
+                }
                 record.last_exit = Some(*exit);
                 record.last_error.clone_from(reason);
                 Self::emptied(record, *again);
@@ -375,12 +429,20 @@ impl ProcessTable {
     }
 
     /// What a new router has to know of the slots that its setup names: every process with its
-    /// port, whether it is to drain, and every slot that is over.
+    /// port, whether it is to drain, and every slot that is over; and processes whose end no router has
+    /// heard of.
     #[cfg(feature = "cli")]
     pub(crate) fn snapshot(&self) -> Vec<Report> {
         let mut parcels = Vec::new();
         for record in self.records.values() {
             let worker = record.worker;
+            if let Some(Unheard { worker, pid, port, exit }) = &record.unheard
+                && let Ok(port) = port.try_clone()
+            {
+                let (worker, again) = (*worker, record.phase != Phase::Ended);
+                parcels.push((ToRouter::Started { worker, pid: *pid }, Some(port)));
+                parcels.push((ToRouter::Gone { worker, exit: *exit, reason: None, again }, None));
+            }
             match (record.pid, &record.port) {
                 (Some(pid), Some(port)) => {
                     let Ok(port) = port.try_clone() else { continue };

@@ -33,22 +33,26 @@ impl Core {
     ) -> Result<(), ProtocolFault> {
         let slot = worker.slot;
         let Some(place) = self.current(worker) else { return Ok(()) };
+        if place.faulty {
+            // It is about to die, and is not believed.
+            return Ok(());
+        }
         let epoch = place.link.as_ref().map_or(0, |link| link.epoch());
         let current = header.epoch == epoch;
         let greeted = place.greeted;
         match message {
-            FromWorker::Hello(hello) if current && !greeted => self.hello(slot, &hello),
+            FromWorker::Hello(hello) if current && !greeted => self.hello(slot, &hello)?,
             FromWorker::Hello(_) if !current => {}
             FromWorker::Hello(_) => return Err(ProtocolFault::State("a second hello")),
             FromWorker::Acknowledge(acknowledge) => {
                 place.handoff.report(acknowledge.open);
                 place.choked = false;
-                if !current {
+                if !current && !place.handoff.awaits(header.epoch) {
                     self.touch(slot);
                     self.pump(slot);
                     return Ok(());
                 }
-                if !greeted {
+                if current && !greeted {
                     return Err(ProtocolFault::State("an acknowledgement before hello"));
                 }
                 let mut settled = 0;
@@ -59,16 +63,15 @@ impl Core {
                     place.handoff.acknowledge(sequence)?;
                     settled += 1;
                 }
-                place.served += settled as u64;
                 place.given += settled as u64;
-                self.counters.delivered += settled as u64;
+                self.delivered(slot, settled);
                 self.settled(slot);
             }
             FromWorker::Refuse(refusals) => {
-                if !current {
+                if !current && !place.handoff.awaits(header.epoch) {
                     return Ok(());
                 }
-                if !greeted {
+                if current && !greeted {
                     return Err(ProtocolFault::State("a refusal before hello"));
                 }
                 for refusal in refusals {
@@ -114,11 +117,12 @@ impl Core {
         self.give_back(worker.slot, sequence, RefusalReason::Undecodable);
     }
 
-    pub(super) fn hello(&mut self, slot: u32, hello: &Hello) {
-        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+    pub(super) fn hello(&mut self, slot: u32, hello: &Hello) -> Result<(), Fault> {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return Ok(()) };
+        let settled = place.handoff.begin(hello.received, hello.open, hello.acks)?;
         place.greeted = true;
         place.limits = Limits::from(hello);
-        place.handoff.begin(hello.received, hello.open);
+        // What it has just taken among it.
         place.given = hello.open.into();
         let worker = place.id;
         let drains = place.state == State::Starting && !hello.ready;
@@ -131,10 +135,20 @@ impl Core {
             self.tell(FromRouter::Draining { worker });
             self.leave(slot);
         }
+        self.delivered(slot, settled);
         self.touch(slot);
         self.move_lane(slot);
         self.pump(slot);
         self.signals.changed = true;
+        Ok(())
+    }
+
+    /// A worker has taken so many connections.
+    fn delivered(&mut self, slot: u32, count: usize) {
+        self.counters.delivered += count as u64;
+        if let Some(place) = self.slots.get_mut(slot as usize) {
+            place.served += count as u64;
+        }
     }
 
     /// Rules about requests lead to this pool, or do not any more.

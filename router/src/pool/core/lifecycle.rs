@@ -157,46 +157,6 @@ impl Core {
         }
     }
 
-    /// Another router takes over: nothing is offered any more, and whoever comes back waits.
-    #[cfg(feature = "cli")]
-    pub(crate) fn begin_settling(&mut self) {
-        self.settling = true;
-        self.queue.set_bounds(usize::MAX, self.settings.queue_timeout);
-        for slot in 0..self.slots.len() as u32 {
-            self.refresh(slot);
-        }
-    }
-
-    /// Whether nothing that was offered waits for an answer.
-    #[cfg(feature = "cli")]
-    pub(crate) fn is_settled(&self) -> bool {
-        self.slots.iter().all(|place| place.handoff.in_flight() == 0)
-    }
-
-    /// Another router reads what workers say from now on: a port has one reader.
-    #[cfg(feature = "cli")]
-    pub(crate) fn stop_listening(&mut self) {
-        self.deaf = true;
-    }
-
-    /// Whether another router reads what workers say.
-    pub(crate) fn is_deaf(&self) -> bool {
-        self.deaf
-    }
-
-    /// Everything that waits, in the order in which it is to go on.
-    #[cfg(feature = "cli")]
-    pub(crate) fn take_everything(&mut self) -> Vec<Entry> {
-        let mut all = Vec::new();
-        for slot in 0..self.slots.len() as u32 {
-            all.extend(self.take_waiting(slot).into_iter().map(|(_, entry)| entry));
-        }
-        while let Some(entry) = self.queue.take_oldest() {
-            all.push(entry);
-        }
-        all
-    }
-
     /// What earlier routers were told of a slot.
     #[cfg(feature = "cli")]
     pub(crate) fn begin_as(&mut self, slot: u32, mode: SlotMode) {

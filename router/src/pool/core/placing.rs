@@ -141,7 +141,7 @@ impl Core {
     pub(super) fn can_take(&self, place: &Slot) -> bool {
         place.state == State::Ready
             && !place.held
-            && !self.settling
+            && !self.stopped_offering
             && !place.choked
             && place.handoff.in_flight() + place.handoff.waiting() < self.settings.window
             && place.handoff.load() < place.limits.connections.min(self.settings.max_connections)
@@ -163,7 +163,6 @@ impl Core {
 
     /// Offers were settled: what waits behind the window may go, and who waits for a worker.
     pub(super) fn settled(&mut self, slot: u32) {
-        self.signals.changed |= self.settling;
         self.refresh(slot);
         if self.slot(slot).is_some_and(|place| place.handoff.waiting() > 0) {
             self.mark(slot);

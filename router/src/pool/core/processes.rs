@@ -6,7 +6,7 @@ use vestibule_protocol::supervision::{Exit, FromRouter, WorkerId};
 
 use super::Core;
 use crate::event::{UndeliveredReason, WorkerError, WorkerEvent};
-use crate::handoff::Cargo;
+use crate::handoff::{Cargo, Entry};
 use crate::link::Link;
 use crate::pool::slot::{Control, State};
 
@@ -114,6 +114,7 @@ impl Core {
         if place.state != State::Leaving {
             place.state = State::Condemned;
         }
+        place.faulty |= faulty;
         let asked = std::mem::replace(&mut place.kill_asked, true);
         self.picker.remove(worker.slot);
         if !asked {
@@ -172,13 +173,7 @@ impl Core {
         for mut entry in offered {
             entry.attempts += 1;
             if shared {
-                // Whoever still holds the port may hold a copy, too: a close here would tell the
-                // client nothing.
-                if let Cargo::Connection(connection) = &entry.cargo {
-                    connection.end();
-                }
-                self.counters.touched += u64::from(entry.is_connection());
-                self.close_silently(slot, entry, UndeliveredReason::Touched);
+                self.end_touched(slot, entry);
             } else {
                 self.move_on(slot, entry, UndeliveredReason::WorkerGone, true);
             }
@@ -188,5 +183,15 @@ impl Core {
         self.pump(slot);
         self.event(slot, WorkerEvent::Exit(exit));
         self.signals.changed = true;
+    }
+
+    /// Whoever still holds the port of the dead may hold a copy of what it was offered, too: a close
+    /// here would tell the client nothing.
+    pub(super) fn end_touched(&mut self, slot: u32, entry: Entry) {
+        if let Cargo::Connection(connection) = &entry.cargo {
+            connection.end();
+        }
+        self.counters.touched += u64::from(entry.is_connection());
+        self.close_silently(slot, entry, UndeliveredReason::Touched);
     }
 }

@@ -52,14 +52,15 @@ impl Core {
                 return;
             }
             let result = match send_control(place, &link, &self.settings, self.ending) {
-                Ok(Sent::Whole) if place.state == State::Ready && !self.settling => link.flush(
-                    &mut place.handoff,
-                    &place.limits,
-                    self.settings.window,
-                    &mut self.scratch,
-                    now,
-                    &place.name,
-                ),
+                Ok(Sent::Whole) if place.state == State::Ready && !self.stopped_offering => link
+                    .flush(
+                        &mut place.handoff,
+                        &place.limits,
+                        self.settings.window,
+                        &mut self.scratch,
+                        now,
+                        &place.name,
+                    ),
                 Ok(Sent::Whole) => Ok(Flushed::Done),
                 Ok(Sent::Blocked) => Ok(Flushed::Blocked),
                 Ok(Sent::Later) => Ok(Flushed::Later),

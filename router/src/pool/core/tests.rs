@@ -29,6 +29,8 @@ use crate::ticket::Tickets;
 mod anything;
 mod living;
 mod refusing;
+#[cfg(feature = "cli")]
+mod succeeding;
 
 struct Pool {
     core: Core,

@@ -10,7 +10,6 @@ use super::plan::{Layout, Present};
 use super::pools::{Listening, Pool, worker_name};
 use super::{Master, PoolPlan};
 use crate::listener::local_address;
-use crate::supervisor::process_table::Phase;
 use crate::supervisor::router_user;
 
 /// Why nothing has changed.
@@ -329,7 +328,7 @@ impl Master {
     pub(super) fn forget_left(&mut self) {
         let table = &mut self.table;
         self.leaving.retain(|pool| {
-            let left = table.of_pool(pool.id).any(|record| record.phase != Phase::Ended);
+            let left = table.of_pool(pool.id).any(|record| !record.is_over());
             if !left {
                 tracing::info!(pool = pool.name(), "nothing of a removed pool is left");
                 table.forget(pool.id);

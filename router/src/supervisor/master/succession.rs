@@ -1,8 +1,8 @@
 //! One router after the other, in the planned way: nothing is lost.
 //!
 //! The next router is started and drops its privileges first, so that one that cannot costs nothing. Then
-//! the two get the ends of one channel. The present one accepts nothing more, settles what it has
-//! offered, and passes on what waits; it keeps all of that, too, and does nothing any more. The next one
+//! the two get the ends of one channel. The present one accepts nothing more, and passes on what waits and
+//! what workers have not answered; it keeps all of that, too, and does nothing any more. The next one
 //! is told what there is, and begins; with its first step it tells the one before, which ends. So one of
 //! the two acts at any time. If the next one dies before its first step another is started, and what
 //! waits is passed on again. Clients that come meanwhile wait in the kernel's queues.
@@ -18,8 +18,8 @@ use super::{Master, MasterError};
 use crate::supervisor::life::Order;
 use crate::supervisor::router_process::{RouterEvent, RouterProcess};
 
-/// How many questions, one a second, both routers may answer until one has handed over: 3 s for its
-/// workers, 1 s for what they handed back, and for what waits many times what 100,000 connections take.
+/// How many questions, one a second, both routers may answer until one has handed over: 2 s for the ports
+/// of the dead, 1 s for what came back, and for what is passed on many times what 100,000 connections take.
 const HAND_OVER: u32 = 20;
 /// How long a router that has passed on everything may take to say whether the next one has acted, once
 /// that one is dead, and to end, once that one accepts: it hears of both by a channel. Whoever it is
@@ -203,6 +203,7 @@ impl Master {
         next.handing_over = Some(0);
         tracing::info!(from = router.pid(), to = next.router.pid(), "the router hands over");
         self.parting = Some(Parting { identity: next.identity });
+        self.table.keep_unheard();
         Ok(())
     }
 

@@ -177,7 +177,7 @@ fn who_was_refused_goes_there_again_only_when_nobody_else_can_come() {
     serve(&mut core, 1);
     assert_eq!((given(&core)[1].len(), core.queued()), (0, 1), "the other may have room later");
     // What 0 had was sent, so that nothing but the refused one is left to be moved.
-    core.slots[0].handoff.sent(1, Instant::now(), "app-1");
+    core.slots[0].handoff.sent(1, Instant::now(), "app-1", 1);
     core.slots[0].state = State::Vacant { last: true };
     core.leave(0);
     assert_eq!((given(&core)[1].clone(), core.queued()), (vec![3], 0));
