@@ -13,6 +13,7 @@
 //! - [`master`]: the program itself, with its router and its workers; [`place`]: its files;
 //! - [`scene`]: the program with a pool that fails and one that has nothing to do with it;
 //!   [`load`]: clients that come again and again; [`family`]: what all its processes have;
+//! - [`stalled`]: the program with a worker that does not answer, while routers change;
 //! - [`memory`]: an allocator that counts, and a crowd of clients;
 //! - [`refuse`]: a system that forbids something;
 //! - [`user`]: running a case again as an ordinary user.
@@ -43,6 +44,7 @@ pub mod process;
 pub mod refuse;
 pub mod scene;
 pub mod sockets;
+pub mod stalled;
 pub mod user;
 pub mod world;
 

@@ -143,7 +143,7 @@ pub(crate) async fn child(port: Port) {
     while port.socket.receive(&mut buffer).await.is_ok() {}
 }
 
-fn read_one(connection: OwnedFd) {
+pub(crate) fn read_one(connection: OwnedFd) {
     let mut stream = TcpStream::from(connection);
     stream.set_nonblocking(false).unwrap();
     stream.read_exact(&mut [0]).unwrap();

@@ -11,6 +11,7 @@
     reason = "a test's worker fails by panicking, and ends when it is told to"
 )]
 
+mod changes;
 mod connections;
 mod faults;
 mod handing;
@@ -61,6 +62,16 @@ fn main() {
             "refuses-behind-missing" => {
                 connections::refuses(port, RefusalReason::BehindMissing).await;
             }
+            // With what an earlier router sent, once another one attaches.
+            "settles-again" => changes::settles_again(port).await,
+            "refuses-what-it-took" => changes::refuses_what_it_took(port).await,
+            "claims-less" => changes::claims(port, |last| last - 1).await,
+            "claims-more" => changes::claims(port, |last| last + 1).await,
+            "takes-as-another" => changes::takes_as_another(port).await,
+            "hangs-up-later" => changes::hangs_up(port).await,
+            "leaves-a-child-later" => changes::leaves_a_child(port).await,
+            "reads-and-refuses-later" => changes::reads_and_refuses(port).await,
+            "reads-and-dies-later" => changes::reads_and_dies(port).await,
             // With what it hands back.
             "hands-back" => handing::hands_back(port, &std::env::args().nth(2).unwrap()).await,
             "dies-of-what-was-read" => handing::dies_of_what_was_read(port).await,

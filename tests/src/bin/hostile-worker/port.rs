@@ -19,7 +19,8 @@ pub(crate) struct Port {
     pub(crate) socket: PacketSocket,
     buffer: PacketBuffer,
     names: Names,
-    epoch: u16,
+    /// Of the last router that attached, unless something else is to be said.
+    pub(crate) epoch: u16,
 }
 
 /// What came next.
@@ -51,12 +52,17 @@ impl Port {
 
     /// Says that it is ready.
     pub(crate) fn greet(&self) {
+        self.greet_with(0);
+    }
+
+    /// Says that it is ready, and has received everything up to this.
+    pub(crate) fn greet_with(&self, received: u64) {
         let mut body = Vec::new();
         let abilities = match std::env::var_os("TEST_WITHOUT_ABILITIES") {
             Some(_) => Abilities::default(),
             None => Abilities::HAND_BACK.and(Abilities::PREFIX),
         };
-        Hello { abilities, ..Hello::default() }.encode(&mut body);
+        Hello { abilities, received, ..Hello::default() }.encode(&mut body);
         self.send(&Header::new(kind::HELLO, self.epoch), &body, &[]);
     }
 
