@@ -1,72 +1,54 @@
-//! What a decision needs to know of a rule that was found by all that it asks for: a few bytes each,
-//! close together, so that one among ten thousand is as close at hand as one among ten.
+//! What a decision needs to know of a rule that was found by all that it asks for. Rules are many, and
+//! what is to be known of them is nearly always the same: so a number of 16 bits, beside what is found,
+//! says it.
 
 use super::rule::{Conditions, Rule, Target};
-use crate::inspect::{Fact, Facts};
 
-/// All rules in brief.
+/// The brief of a rule that has to be asked itself.
+pub(super) const ASK: u16 = 0;
+
+/// What no rule's brief is.
+pub(super) const NO_BRIEF: u16 = u16::MAX;
+
+/// What there is to be known, each once.
 #[derive(Clone, Debug)]
-pub(super) struct Briefs {
-    rules: Vec<Brief>,
-    /// Each once.
-    targets: Vec<Target>,
-}
+pub(super) struct Briefs(Vec<Option<Brief>>);
 
-#[derive(Clone, Copy, Debug)]
-struct Brief {
-    asks: Asks,
-    has_message: bool,
-    target: u16,
-}
-
-/// What a rule asks for besides its listener and its networks.
+/// What becomes of a connection for which a rule was found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Asks {
-    Nothing,
-    /// A host, by which it was found if there is one.
-    Host,
-    /// The same with the name of a TLS client.
-    ServerName,
-    /// What the rule itself has to be asked about.
-    More,
+pub(super) struct Brief {
+    pub(super) target: Target,
+    pub(super) has_message: bool,
 }
 
 impl Briefs {
-    pub(super) fn new(rules: &[Rule]) -> Self {
-        let mut targets = Vec::new();
-        let brief = |rule: &Rule| {
-            let known = targets.iter().position(|known| *known == rule.target);
-            let place = known.unwrap_or_else(|| {
-                targets.push(rule.target);
-                targets.len() - 1
+    /// The briefs of rules, and the number of each rule's.
+    pub(super) fn new(rules: &[Rule]) -> (Self, Vec<u16>) {
+        let mut briefs = vec![None];
+        let number = |rule: &Rule| {
+            let brief = Brief { target: rule.target, has_message: rule.message.is_some() };
+            let brief = Some(brief).filter(|_| !asks_more(rule));
+            let known = briefs.iter().position(|known| *known == brief);
+            let number = known.unwrap_or_else(|| {
+                briefs.push(brief);
+                briefs.len() - 1
             });
-            let target = u16::try_from(place);
-            Brief {
-                // Nobody has so many pools.
-                asks: target.map_or(Asks::More, |_| asks(rule)),
-                has_message: rule.message.is_some(),
-                target: target.unwrap_or_default(),
-            }
+            // Nobody has so many pools.
+            u16::try_from(number).ok().filter(|number| *number != NO_BRIEF).unwrap_or(ASK)
         };
-        Self { rules: rules.iter().map(brief).collect(), targets }
+        let numbers = rules.iter().map(number).collect();
+        (Self(briefs), numbers)
     }
 
-    /// Where a rule sends a connection, and whether with a message, if nothing more has to be asked:
-    /// the rule is one of the index's candidates for these facts.
-    pub(super) fn settled(&self, rule: usize, facts: &Facts<'_>) -> Option<(Target, bool)> {
-        let brief = self.rules.get(rule)?;
-        let found = match brief.asks {
-            Asks::Nothing => true,
-            Asks::Host => matches!(facts.host(), Fact::Known(_)),
-            Asks::ServerName => matches!(facts.server_name(), Fact::Known(_)),
-            Asks::More => false,
-        };
-        let target = *self.targets.get(usize::from(brief.target))?;
-        found.then_some((target, brief.has_message))
+    /// Nothing where the rule itself has to be asked.
+    pub(super) fn get(&self, brief: u16) -> Option<Brief> {
+        *self.0.get(usize::from(brief))?
     }
 }
 
-fn asks(rule: &Rule) -> Asks {
+/// Whether a rule asks for more than its listener, its networks and names of one kind, by all of which
+/// it is found.
+fn asks_more(rule: &Rule) -> bool {
     let Conditions {
         users: None,
         contexts: None,
@@ -81,15 +63,12 @@ fn asks(rule: &Rule) -> Asks {
         cookies,
     } = &rule.conditions
     else {
-        return Asks::More;
+        return true;
     };
-    let values = !query.is_empty() || !headers.is_empty() || !cookies.is_empty();
-    match (hosts, server_names) {
-        // A redirection looks at the path, too.
-        _ if values || rule.target == Target::Redirect => Asks::More,
-        (None, None) => Asks::Nothing,
-        (Some(_), None) => Asks::Host,
-        (None, Some(_)) => Asks::ServerName,
-        (Some(_), Some(_)) => Asks::More,
-    }
+    // A redirection looks at the path, too.
+    rule.target == Target::Redirect
+        || (hosts.is_some() && server_names.is_some())
+        || !query.is_empty()
+        || !headers.is_empty()
+        || !cookies.is_empty()
 }

@@ -6,8 +6,9 @@
 //! root. At each place rules with names stand under these, for a look-up by hash. What comes out are
 //! lists in order, which are merged.
 //!
-//! A network with one rule that has no names, which most of ten thousand are, is no more than that
-//! rule's number in the trie's leaves: everything that a decision reads is small and close together.
+//! A network with one rule that has no names, and a name with one rule, which most of ten thousand are,
+//! have that rule with its brief beside them: everything that a decision reads is small and close
+//! together.
 
 mod names;
 mod trie;
@@ -15,22 +16,29 @@ mod trie;
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
-use ipnet::IpNet;
 use smallvec::SmallVec;
 
 use self::names::ByName;
-use self::trie::{Address, NOTHING, Net, Trie};
+use self::trie::{Address, Trie};
+use super::brief::NO_BRIEF;
+use super::networks::Networks;
 use super::rule::Rule;
 use crate::inspect::Facts;
 
-/// Index of a rule.
-type At = u32;
+/// A rule that was found.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Entry {
+    /// Its index.
+    pub(super) rule: u32,
+    /// What is to be known of it where all that it asks for was found, see [`Briefs`](super::brief::Briefs).
+    pub(super) brief: u16,
+}
 
-/// No rule: their number ends before [`ALONE`].
-const NOBODY: At = At::MAX;
+/// The brief of what has several rules: instead of a rule there is the number of their list.
+const SEVERAL: u16 = NO_BRIEF;
 
-/// What a trie finds is a rule by itself, not a place.
-const ALONE: u32 = 1 << 31;
+/// No rule: the last one comes before it.
+const NOBODY: Entry = Entry { rule: u32::MAX, brief: NO_BRIEF };
 
 /// Lists of rules that are merged: the root's and one a network around the address, for each those
 /// without and those with names. More than this, with networks nested deeper or with long names, takes
@@ -41,54 +49,46 @@ const LISTS: usize = 16;
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
     root: Bucket,
-    v4: Trie,
-    v6: Trie,
-    places: Vec<Place>,
+    v4: Trie<u32>,
+    v6: Trie<u128>,
+    /// Rules of networks that have several, or one with names.
     buckets: Vec<Bucket>,
-}
-
-/// A network that has more than one rule by itself.
-#[derive(Clone, Copy, Debug)]
-struct Place {
-    /// Its rule, if it has one and that has no names.
-    rule: At,
-    /// Else where its rules are.
-    bucket: u32,
-    /// What there is for the network around it, as in a trie's leaf.
-    around: u32,
 }
 
 /// Rules that only their names distinguish.
 #[derive(Clone, Debug, Default)]
 struct Bucket {
-    plain: Vec<At>,
+    plain: Vec<Entry>,
     hosts: ByName,
     server_names: ByName,
 }
 
 /// Rules by network: by its first address and its length, so that networks around others come first.
-type ByNetwork = BTreeMap<(u128, u32), Bucket>;
+type ByNetwork<A> = BTreeMap<(A, u8), Bucket>;
 
 impl Index {
-    /// Takes rules with their places, in order.
-    pub(super) fn new<'rule>(rules: impl Iterator<Item = (usize, &'rule Rule)>) -> Self {
+    /// Takes rules with their places, in order, and the number of each one's brief.
+    pub(super) fn new<'rule>(
+        rules: impl Iterator<Item = (usize, &'rule Rule)>,
+        briefs: &[u16],
+    ) -> Self {
         let mut index = Self::default();
         let (mut v4, mut v6) = (ByNetwork::new(), ByNetwork::new());
         for (at, rule) in rules {
+            let Some(brief) = briefs.get(at) else { break };
             // There are never as many.
-            let Some(at) = At::try_from(at).ok().filter(|at| *at < ALONE) else { break };
-            match &rule.peers {
-                None => index.root.add(at, rule),
-                Some(networks) => {
-                    for network in networks.blocks() {
-                        let (networks, first) = match network {
-                            IpNet::V4(net) => (&mut v4, net.network().to_bits().aligned()),
-                            IpNet::V6(net) => (&mut v6, net.network().to_bits().aligned()),
-                        };
-                        let place = (first, u32::from(network.prefix_len()));
-                        networks.entry(place).or_default().add(at, rule);
-                    }
-                }
+            let Some(at) = u32::try_from(at).ok().filter(|at| *at != NOBODY.rule) else { break };
+            let entry = Entry { rule: at, brief: *brief };
+            for network in rule.peers.iter().flat_map(Networks::blocks) {
+                let (first, length) = (network.network(), network.prefix_len());
+                let bucket = match first {
+                    IpAddr::V4(first) => v4.entry((first.to_bits(), length)).or_default(),
+                    IpAddr::V6(first) => v6.entry((first.to_bits(), length)).or_default(),
+                };
+                bucket.add(entry, rule);
+            }
+            if rule.peers.is_none() {
+                index.root.add(entry, rule);
             }
         }
         index.v4 = index.trie(v4);
@@ -97,71 +97,46 @@ impl Index {
     }
 
     /// A trie of networks, whose rules get their places.
-    fn trie(&mut self, networks: ByNetwork) -> Trie {
-        let mut nets: Vec<Net> = Vec::with_capacity(networks.len());
-        // Those around the present one.
-        let mut open: Vec<Net> = Vec::new();
-        for ((first, length), bucket) in networks {
-            while open.last().is_some_and(|around| !around.holds(first)) {
-                open.pop();
-            }
-            let around = open.last().map_or(NOTHING, |around| around.value);
-            let net = Net { first, length, value: self.place(bucket, around) };
-            open.push(net);
-            nets.push(net);
-        }
-        Trie::new(&nets)
+    fn trie<A: Address>(&mut self, networks: ByNetwork<A>) -> Trie<A> {
+        let place = |((first, length), bucket)| (first, length, self.place(bucket));
+        Trie::new(&networks.into_iter().map(place).collect::<Vec<_>>())
     }
 
     /// What is found for a network with these rules.
-    fn place(&mut self, bucket: Bucket, around: u32) -> u32 {
-        let place = match (bucket.only_rule(), around) {
-            (Some(rule), NOTHING) => return ALONE | rule,
-            (Some(rule), _) => Place { rule, bucket: NOTHING, around },
-            (None, _) => {
-                self.buckets.push(bucket);
-                // As many as there are rules at most times networks of one: never more than fit.
-                Place { rule: NOBODY, bucket: self.buckets.len() as u32 - 1, around }
-            }
-        };
-        self.places.push(place);
-        self.places.len() as u32 - 1
+    fn place(&mut self, bucket: Bucket) -> Entry {
+        bucket.only_rule().unwrap_or_else(|| {
+            self.buckets.push(bucket);
+            // As many as there are rules at most times networks of one: never more than fit.
+            Entry { rule: self.buckets.len() as u32 - 1, brief: SEVERAL }
+        })
     }
 
-    /// Every rule whose listener, networks and names do not speak against it, in order. Those whose
-    /// names cannot be compared yet, or ever, are among them.
-    pub(super) fn candidates<'index>(&'index self, facts: &Facts<'_>) -> Candidates<'index> {
-        let mut lists = SmallVec::new();
-        self.root.collect(facts, &mut lists);
-        let found = match facts.peer.map(|peer| peer.to_canonical()) {
-            Some(IpAddr::V4(peer)) => self.v4.find(peer.to_bits()),
-            Some(IpAddr::V6(peer)) => self.v6.find(peer.to_bits()),
-            None => NOTHING,
-        };
-        self.collect(found, facts, &mut lists);
-        Candidates { lists }
-    }
-
-    /// The rules of a network and of those around it.
-    fn collect<'index>(&'index self, mut found: u32, facts: &Facts<'_>, lists: &mut Lists<'index>) {
-        while found != NOTHING {
-            if found & ALONE != 0 {
-                return lists.push(List { next: found & !ALONE, rest: &[] });
-            }
-            let Some(place) = self.places.get(found as usize) else { return };
-            match self.buckets.get(place.bucket as usize) {
-                Some(bucket) => bucket.collect(facts, lists),
-                None => lists.push(List { next: place.rule, rest: &[] }),
-            }
-            found = place.around;
+    /// Finds every rule whose listener, networks and names do not speak against it. Those whose names
+    /// cannot be compared yet, or ever, are among them.
+    pub(super) fn find<'index>(&'index self, facts: &Facts<'_>, found: &mut Candidates<'index>) {
+        let lists = &mut found.lists;
+        self.root.collect(facts, lists);
+        match facts.peer.map(|peer| peer.to_canonical()) {
+            Some(IpAddr::V4(peer)) => self.collect(self.v4.around(peer.to_bits()), facts, lists),
+            Some(IpAddr::V6(peer)) => self.collect(self.v6.around(peer.to_bits()), facts, lists),
+            None => {}
         }
     }
-}
 
-impl Net {
-    fn holds(&self, address: u128) -> bool {
-        let differ = self.first ^ address;
-        differ.leading_zeros() >= self.length
+    /// The rules of networks.
+    fn collect<'index>(
+        &'index self,
+        around: impl Iterator<Item = Entry>,
+        facts: &Facts<'_>,
+        lists: &mut Lists<'index>,
+    ) {
+        for found in around {
+            if found.brief != SEVERAL {
+                lists.push(List { next: found, rest: &[] });
+            } else if let Some(bucket) = self.buckets.get(found.rule as usize) {
+                bucket.collect(facts, lists);
+            }
+        }
     }
 }
 
@@ -170,20 +145,25 @@ type Lists<'index> = SmallVec<[List<'index>; LISTS]>;
 /// Rules in order: the next one, and those after it.
 #[derive(Clone, Copy, Debug)]
 struct List<'index> {
-    next: At,
-    rest: &'index [At],
+    next: Entry,
+    rest: &'index [Entry],
 }
 
-/// Rules in order, out of several lists in order.
+/// Rules in order, out of several lists in order. Some hundred bytes: whoever asks has the place for
+/// them, so that they are not moved.
+#[derive(Default)]
 pub(super) struct Candidates<'index> {
     lists: Lists<'index>,
 }
 
 impl Iterator for Candidates<'_> {
-    type Item = usize;
+    type Item = Entry;
 
-    fn next(&mut self) -> Option<usize> {
-        let next = self.lists.iter().map(|list| list.next).min().filter(|next| *next != NOBODY)?;
+    fn next(&mut self) -> Option<Entry> {
+        let next = self.lists.iter().map(|list| list.next).min_by_key(|next| next.rule)?;
+        if next == NOBODY {
+            return None;
+        }
         for list in &mut self.lists {
             // A rule with several networks around the address, or several names, is in several.
             if list.next == next {
@@ -193,23 +173,23 @@ impl Iterator for Candidates<'_> {
                 };
             }
         }
-        Some(next as usize)
+        Some(next)
     }
 }
 
 impl Bucket {
-    fn add(&mut self, at: At, rule: &Rule) {
+    fn add(&mut self, entry: Entry, rule: &Rule) {
         if let Some(names) = &rule.conditions.hosts {
-            self.hosts.add(at, names);
+            self.hosts.add(entry, names);
         } else if let Some(names) = &rule.conditions.server_names {
-            self.server_names.add(at, names);
+            self.server_names.add(entry, names);
         } else {
-            push(&mut self.plain, at);
+            push(&mut self.plain, entry);
         }
     }
 
     /// The rule of this bucket, if it is the only one and has no names.
-    fn only_rule(&self) -> Option<At> {
+    fn only_rule(&self) -> Option<Entry> {
         match *self.plain {
             [rule] if self.hosts.is_empty() && self.server_names.is_empty() => Some(rule),
             _ => None,
@@ -228,13 +208,13 @@ impl Bucket {
 }
 
 /// Adds what is not there: rules come in order.
-fn push(list: &mut Vec<At>, at: At) {
-    if list.last() != Some(&at) {
-        list.push(at);
+fn push(list: &mut Vec<Entry>, entry: Entry) {
+    if list.last() != Some(&entry) {
+        list.push(entry);
     }
 }
 
-fn note<'index>(list: &'index [At], lists: &mut Lists<'index>) {
+fn note<'index>(list: &'index [Entry], lists: &mut Lists<'index>) {
     if let Some((next, rest)) = list.split_first() {
         lists.push(List { next: *next, rest });
     }

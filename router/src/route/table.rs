@@ -6,9 +6,9 @@ use vestibule_protocol::Data;
 use vestibule_protocol::supervision::Setup;
 
 use super::affinity::{Affinity, KeySource};
-use super::brief::Briefs;
+use super::brief::{Brief, Briefs};
 use super::compile::{RuleError, compile};
-use super::index::Index;
+use super::index::{Candidates, Entry, Index};
 use super::rule::{Refusal, Rule, Target, Verdict};
 use super::scope::Scopes;
 use crate::inspect::{Cause, Depth, Facts};
@@ -131,6 +131,7 @@ impl Table {
     /// Compiles rules for these listeners, and for pools whose workers are chosen by these keys.
     /// Without a rule everything goes to pool 0, which is right where there is one pool.
     pub fn new(rules: Vec<Rule>, listeners: &[Unseen], keys: Vec<Option<KeySource>>) -> Self {
+        let (briefs, numbers) = Briefs::new(&rules);
         let listing = |(listener, unseen): (usize, &Unseen)| {
             let mine = || rules.iter().enumerate().filter(move |(_, rule)| rule.covers(listener));
             let always = mine().find(|(_, rule)| rule.is_open()).map(|(at, _)| at);
@@ -145,7 +146,7 @@ impl Table {
             let deepest = deciding().map(|(_, rule)| depth(rule)).max();
             let implicit = || key(Target::Pool(0)).map_or(Depth::Address, KeySource::depth);
             Listing {
-                index: Index::new(deciding()),
+                index: Index::new(deciding(), &numbers),
                 always,
                 depth: if rules.is_empty() {
                     implicit()
@@ -158,7 +159,7 @@ impl Table {
         let listeners = listeners.iter().enumerate().map(listing).collect();
         let otherwise = if rules.is_empty() { Why::OnlyPool } else { Why::NoMatch };
         Self {
-            briefs: Briefs::new(&rules),
+            briefs,
             rules,
             listeners,
             keys,
@@ -204,9 +205,12 @@ impl Table {
         let Some(listing) = self.listeners.get(facts.listener) else {
             return Outcome::Decided(self.implicit());
         };
-        for index in listing.index.candidates(facts) {
+        let mut found = Candidates::default();
+        listing.index.find(facts, &mut found);
+        for Entry { rule: index, brief } in &mut found {
+            let index = index as usize;
             let Some(rule) = self.rules.get(index) else { continue };
-            if let Some((target, has_message)) = self.briefs.settled(index, facts) {
+            if let Some(Brief { target, has_message }) = self.briefs.get(brief) {
                 // The rule itself is not looked at where that can be: it may be far away.
                 let message = if has_message { rule.message.as_ref() } else { None };
                 let (route, why) = (&rule.name, Why::Rule(index));

@@ -212,7 +212,8 @@ fn of_ten_thousand_rules_few_are_looked_at() {
     let index = &table.listeners[0].index;
     let seen =
         Seen { peer: "10.39.15.7".parse().ok(), ..spoken(request("/", "www.tenant-9999.example")) };
-    let found: Vec<usize> = index.candidates(&seen.facts()).collect();
-    assert_eq!(found, [9999, 19_999]);
+    let mut found = Candidates::default();
+    index.find(&seen.facts(), &mut found);
+    assert_eq!(found.map(|found| found.rule).collect::<Vec<_>>(), [9999, 19_999]);
     assert_eq!(decide(&table, &seen).0.why, Why::Rule(9999));
 }
