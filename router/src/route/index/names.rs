@@ -1,6 +1,6 @@
 //! Which rules name a name: each looked up by hash. Names lie one behind the other, each with its rule,
-//! and the table has no more than where each begins: ten thousand take some 350 KB, and a look-up
-//! touches three lines of a processor's caches or four.
+//! and the table has no more than where each begins: ten thousand of 19 letters take
+//! some 370 KB, and a look-up touches three lines of a processor's caches or four.
 
 use std::hash::{BuildHasher, Hasher};
 
