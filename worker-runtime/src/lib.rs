@@ -55,7 +55,7 @@ mod extract;
 mod gate;
 mod guard;
 mod hand_back;
-mod http_timer;
+mod head_wait;
 mod inbox;
 mod link;
 #[cfg(feature = "axum")]

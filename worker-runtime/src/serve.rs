@@ -1,7 +1,7 @@
 //! Adopted connections into hyper: one task each, nothing else in the way.
 //!
-//! hyper's `http1` builder, not hyper-util's automatic one: that starts its header timeout only when
-//! it knows the protocol, so a client that never says anything would stay for ever.
+//! hyper's `http1` builder, not hyper-util's automatic one: the wait for a head is kept here (see
+//! `head_wait`), and what is seen of it is HTTP/1's.
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use http::header::CONNECTION;
 use http::{HeaderValue, Request, Response, StatusCode};
-use hyper::body::{Body, Incoming};
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 use hyper::server::conn::http1;
 use hyper::service::Service;
 use hyper_util::rt::TokioIo;
@@ -25,7 +25,7 @@ use crate::drain::Key;
 use crate::event::Connection;
 use crate::gate::Gate;
 use crate::hand_back;
-use crate::http_timer::{HeadTimer, HeadWait};
+use crate::head_wait::{self, Answering, HeadWait};
 use crate::inbox::{self, Fault, Mode};
 use crate::link::Link;
 use crate::scope::WorkerScope;
@@ -159,7 +159,7 @@ impl Server {
     fn new(link: Arc<Link>, extras: Extras) -> Self {
         let settings = link.settings();
         let mut http = http1::Builder::new();
-        http.timer(HeadTimer::new()).header_read_timeout(HeadTimer::ANY);
+        http.header_read_timeout(None);
         Self { link, settings, http, extras }
     }
 }
@@ -177,20 +177,20 @@ where
     let Connection { stream, info } = connection;
     let key = stream.key();
     if info.scope.is_none() {
-        let service = WithInfo { service, info, server, gate: None };
-        return converse(key, stream, service).await;
+        let service = WithInfo { service, info, server, key, gate: None };
+        return converse(stream, service).await;
     }
     let gate = Gate::new(stream);
     let link = Arc::clone(&server.link);
-    let service = WithInfo { service, info: info.clone(), server, gate: Some(gate.clone()) };
-    converse(key, gate.clone(), service).await;
+    let service = WithInfo { service, info: info.clone(), server, key, gate: Some(gate.clone()) };
+    converse(gate.clone(), service).await;
     if let Some(left) = gate.left() {
         hand_back::return_to_router(&link, left, info).await;
     }
 }
 
 /// Lets hyper serve a connection until it ends, or nothing more of it is served here.
-async fn converse<I, S, B>(key: Key, stream: I, service: WithInfo<S>)
+async fn converse<I, S, B>(stream: I, service: WithInfo<S>)
 where
     I: AsyncRead + AsyncWrite + Unpin + Send + 'static,
     S: Service<Request<Incoming>, Response = Response<B>> + Send + 'static,
@@ -201,10 +201,10 @@ where
     B::Error: Into<BoxError>,
 {
     let (server, info) = (Arc::clone(&service.server), service.info.clone());
-    let gate = service.gate.clone();
+    let (key, gate) = (service.key, service.gate.clone());
     let Server { link, settings, .. } = &*server;
     let mut end = End { link, key, state: EndState::Unknown };
-    let mut head = HeadWait::NONE;
+    let mut head = HeadWait::new(key);
     let http = server.http.serve_connection(TokioIo::new(stream), service);
     let mut http = pin!(http.with_upgrades());
     let served = poll_fn(|cx| {
@@ -221,6 +221,10 @@ where
             let (first, later) = (settings.first_request_timeout, settings.keep_alive_timeout);
             if let Some(due) = head.news(first, later) {
                 link.expect_head(key, due);
+            }
+            if head.is_over() {
+                tracing::debug!(id = info.id, "no request came in time");
+                return Poll::Ready(Ok(()));
             }
             if !ends {
                 return Poll::Pending;
@@ -279,6 +283,7 @@ struct WithInfo<S> {
     service: S,
     info: ConnectionInfo,
     server: Arc<Server>,
+    key: Key,
     /// Of a connection whose later requests may be another worker's.
     gate: Option<Gate>,
 }
@@ -287,24 +292,25 @@ impl<S, B> Service<Request<Incoming>> for WithInfo<S>
 where
     S: Service<Request<Incoming>, Response = Response<B>>,
 {
-    type Response = Response<B>;
+    type Response = Response<Answered<B>>;
     type Error = S::Error;
     type Future = Answer<S::Future>;
 
     fn call(&self, mut request: Request<Incoming>) -> Answer<S::Future> {
-        let server = Arc::clone(&self.server);
+        head_wait::head_is_whole(self.key, !request.body().is_end_stream());
+        let (server, key) = (Arc::clone(&self.server), self.key);
         let mut last = false;
         if let (Some(gate), Some(scope)) = (&self.gate, &self.info.scope) {
             let Some(looks) = gate.admit(scope, &request, !self.info.was_requested()) else {
-                let another = Some(request);
-                return Answer { answer: None, another, server, gate: None, last: false };
+                let another = Some(Box::new(request));
+                return Answer { answer: None, another, server, key, gate: None, last: false };
             };
             last = !looks || !hand_back::is_possible(&server.link, &self.info);
         }
         self.info.note_request();
         self.info.insert(server.extras, request.extensions_mut());
         let answer = Some(self.service.call(request));
-        Answer { answer, another: None, server, gate: self.gate.clone(), last }
+        Answer { answer, another: None, server, key, gate: self.gate.clone(), last }
     }
 }
 
@@ -316,8 +322,9 @@ pin_project! {
         #[pin]
         answer: Option<F>,
         // What that one is asked. Without its body hyper would read it to drop it.
-        another: Option<Request<Incoming>>,
+        another: Option<Box<Request<Incoming>>>,
         server: Arc<Server>,
+        key: Key,
         gate: Option<Gate>,
         // No later request can be looked at, or handed back.
         last: bool,
@@ -328,19 +335,47 @@ impl<F, B, E> Future for Answer<F>
 where
     F: Future<Output = Result<Response<B>, E>>,
 {
-    type Output = Result<Response<B>, E>;
+    type Output = Result<Response<Answered<B>>, E>;
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let this = self.project();
         let Some(answer) = this.answer.as_pin_mut() else { return Poll::Pending };
-        let mut answer = std::task::ready!(answer.poll(cx));
-        if let Ok(response) = &mut answer {
-            if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                this.gate.iter().for_each(Gate::opens);
-            } else if *this.last || this.server.link.connections().is_ending() {
-                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
-            }
+        let mut response = std::task::ready!(answer.poll(cx))?;
+        if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+            this.gate.iter().for_each(Gate::opens);
+        } else if *this.last || this.server.link.connections().is_ending() {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
-        Poll::Ready(answer)
+        let answering = Answering::new(*this.key);
+        Poll::Ready(Ok(response.map(|body| Answered { body, answering })))
+    }
+}
+
+pin_project! {
+    /// The body of an answer: dropped once hyper has taken all of it.
+    struct Answered<B> {
+        #[pin]
+        body: B,
+        answering: Answering,
+    }
+}
+
+impl<B: Body> Body for Answered<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<B::Data>, B::Error>>> {
+        self.project().body.poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }

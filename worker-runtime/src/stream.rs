@@ -16,7 +16,11 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
 use crate::drain::Key;
 use crate::link::Link;
-use crate::{polled, sys};
+use crate::{head_wait, polled, sys};
+
+/// So few bytes in several parts, a head and a short body, are put together: to copy them takes less than
+/// what the kernel does for a vector.
+const FEW_BYTES: usize = 512;
 
 /// The socket of a connection. `get_ref` has its addresses and options.
 #[derive(Debug)]
@@ -133,6 +137,12 @@ impl Stream {
         self.key
     }
 
+    /// After each write, whose result this is.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        self.waited |= written.is_pending();
+        head_wait::wrote(self.key, written.is_pending());
+    }
+
     /// The socket, for its addresses and options.
     pub fn socket(&self) -> &Socket {
         &self.socket
@@ -165,6 +175,22 @@ impl Stream {
     }
 }
 
+/// Few bytes of several parts in one, if they are so few.
+fn put_together<'a>(
+    parts: &[IoSlice<'_>],
+    count: usize,
+    room: &'a mut [u8; FEW_BYTES],
+) -> Option<&'a [u8]> {
+    let together = room.get_mut(..count).filter(|_| parts.len() > 1)?;
+    let mut rest = &mut *together;
+    for part in parts {
+        let (here, after) = rest.split_at_mut_checked(part.len())?;
+        here.copy_from_slice(part);
+        rest = after;
+    }
+    Some(together)
+}
+
 impl Drop for Stream {
     fn drop(&mut self) {
         // First: the descriptor must not be reached through the table once it is closed.
@@ -192,10 +218,15 @@ impl AsyncRead for Stream {
         if !this.unread.bytes.is_empty() && this.unread.read(buffer) {
             return Poll::Ready(Ok(()));
         }
-        match &this.socket {
+        let before = buffer.filled().len();
+        let read = match &this.socket {
             Socket::Tcp(stream) => polled::read(stream, cx, buffer),
             Socket::Unix(stream) => polled::read(stream, cx, buffer),
+        };
+        if buffer.filled().len() > before {
+            head_wait::read(this.key);
         }
+        read
     }
 }
 
@@ -212,7 +243,7 @@ impl AsyncWrite for Stream {
                 polled::write(stream, cx, bytes.len(), |mut to| to.write(bytes))
             }
         };
-        this.waited |= written.is_pending();
+        this.wrote(&written);
         written
     }
 
@@ -223,6 +254,10 @@ impl AsyncWrite for Stream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let count = parts.iter().map(|part| part.len()).sum();
+        let mut together = [0; FEW_BYTES];
+        if let Some(bytes) = put_together(parts, count, &mut together) {
+            return Pin::new(this).poll_write(cx, bytes);
+        }
         let written = match &this.socket {
             Socket::Tcp(stream) => {
                 polled::write(stream, cx, count, |mut to| to.write_vectored(parts))
@@ -231,7 +266,7 @@ impl AsyncWrite for Stream {
                 polled::write(stream, cx, count, |mut to| to.write_vectored(parts))
             }
         };
-        this.waited |= written.is_pending();
+        this.wrote(&written);
         written
     }
 
@@ -265,5 +300,25 @@ impl AsyncWrite for Stream {
                 Ok(())
             }
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn few_bytes_in_parts_are_put_together_in_their_order() {
+        let mut room = [0; FEW_BYTES];
+        let together = |parts: &[&[u8]], room: &mut [u8; FEW_BYTES]| {
+            let parts: Vec<IoSlice<'_>> = parts.iter().map(|part| IoSlice::new(part)).collect();
+            let count = parts.iter().map(|part| part.len()).sum();
+            put_together(&parts, count, room).map(<[u8]>::to_vec)
+        };
+        assert_eq!(together(&[b"head", b"", b"body"], &mut room).unwrap(), b"headbody");
+        assert_eq!(together(&[b"alone"], &mut room), None);
+        let (most, one_more) = ([b'x'; FEW_BYTES - 1], [b'x'; FEW_BYTES]);
+        assert_eq!(together(&[b"h", &most], &mut room).unwrap().len(), FEW_BYTES);
+        assert_eq!(together(&[b"h", &one_more], &mut room), None);
     }
 }

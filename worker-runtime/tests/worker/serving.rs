@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::Router as App;
 use axum::routing::get as on_get;
 use bytes::Bytes;
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -224,6 +224,86 @@ async fn a_kept_alive_client_may_be_idle_longer_than_the_first_request_takes() {
     let waited = idle.elapsed();
     assert!(waited >= Duration::from_secs(75) && waited < Duration::from_secs(76), "{waited:?}");
     assert!(before.elapsed() > Duration::from_secs(130));
+    worker.abort();
+}
+
+/// Answers with more than any socket's buffers take.
+async fn much(_: Request<Incoming>) -> Result<Response<Full<Bytes>>, Infallible> {
+    Ok(Response::new(Full::from(vec![b'x'; 64 << 20])))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_client_that_takes_its_answer_slowly_is_not_taken_for_idle() {
+    let (mut router, scope) = Router::and_worker();
+    let scope = scope.keep_alive_timeout(Duration::from_secs(75));
+    let worker = tokio::spawn(async move { scope.serve_service(service_fn(much)).await });
+    router.attach(vestibule_protocol::handshake::Attach::default());
+    assert!(matches!(router.hears_some_time().await, Said::Hello(_)));
+    let (mut client, server) = connection().await;
+    router.offer(&[(&server, &Data::NONE)]);
+    ask(&mut client, "/", "").await;
+    client.readable().await.unwrap();
+    // The body is hyper's long before the client takes it.
+    tokio::time::sleep(Duration::from_secs(600)).await;
+    let mut taken = 0;
+    let mut part = vec![0; 1 << 20];
+    while taken < 64 << 20 {
+        let count = client.read(&mut part).await.unwrap();
+        assert!(count > 0, "cut off after {taken} bytes");
+        taken += count;
+    }
+    let before = tokio::time::Instant::now();
+    paused_to_end(&mut client).await;
+    let waited = before.elapsed();
+    assert!(waited >= Duration::from_secs(75) && waited < Duration::from_secs(76), "{waited:?}");
+    worker.abort();
+}
+
+/// Time that passes at once, but for which the clock goes on: what comes over a socket meanwhile is seen
+/// before more of it passes.
+async fn pass(time: Duration) {
+    tokio::time::pause();
+    tokio::time::advance(time).await;
+    tokio::time::resume();
+}
+
+#[tokio::test]
+async fn a_body_may_come_after_the_answer_and_then_the_next_head_has_its_time() {
+    let (mut router, scope) = Router::and_worker();
+    let scope = scope.keep_alive_timeout(Duration::from_secs(75));
+    let (came, mut comes) = tokio::sync::mpsc::unbounded_channel();
+    // Answers at once, and takes what the client sends afterwards.
+    let answer_first = move |request: Request<Incoming>| {
+        let (came, mut body) = (came.clone(), request.into_body());
+        tokio::spawn(async move {
+            while let Some(frame) = body.frame().await {
+                came.send(frame.unwrap().into_data().unwrap()).unwrap();
+            }
+        });
+        async { Ok::<_, Infallible>(Response::new(Full::<Bytes>::from("early\n"))) }
+    };
+    let worker = tokio::spawn(async move { scope.serve_service(service_fn(answer_first)).await });
+    router.attached(DRAIN).await;
+    let (mut client, server) = connection().await;
+    router.offer(&[(&server, &Data::NONE)]);
+    drop(server);
+    ask(&mut client, "/", "Content-Length: 8\r\n").await;
+    until(&mut client, "early\n").await;
+    for part in ["12", "34", "56", "78"] {
+        pass(Duration::from_secs(50)).await;
+        client.write_all(part.as_bytes()).await.unwrap();
+        assert_eq!(comes.recv().await.unwrap(), part);
+    }
+    pass(Duration::from_secs(50)).await;
+    ask(&mut client, "/", "").await;
+    until(&mut client, "early\n").await;
+    // Of a head that is begun the rest is waited for no longer than for all of it.
+    let before = tokio::time::Instant::now();
+    client.write_all(b"GET / ").await.unwrap();
+    tokio::time::pause();
+    assert!(paused_to_end(&mut client).await.is_empty());
+    let waited = before.elapsed();
+    assert!(waited >= Duration::from_secs(74) && waited < Duration::from_secs(76), "{waited:?}");
     worker.abort();
 }
 
