@@ -10,6 +10,7 @@
 //! are those of `words`; `values` makes values of texts; `print` and `trial` are for `check`.
 
 mod cross;
+mod doubts;
 mod explain;
 mod load;
 pub mod mistake;

@@ -5,18 +5,18 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::Overrides;
+use super::doubts;
 use super::load::Files;
 use super::mistake::Whereabouts;
-use super::problem::{Advice, Caution, Others, Problem};
+use super::problem::{Advice, Others, Problem};
 use super::read::{Draft, ListenerDraft, RouteDraft, TargetDraft, TestDraft};
-use super::source::{Origin, Place, Sourced};
+use super::source::{Place, Sourced};
 use super::tree::Report;
-use super::types::{Address, Config, Listener, Pool, Reuse, Route, Test};
+use super::types::{Address, Config, Listener, Pool, Route, Test};
 use super::words::near;
-use crate::pool::Balance;
 use crate::reject::Reason;
 use crate::route::table::{DEFAULT, NO_ROUTE, SCRIPT, UNKNOWN};
-use crate::route::{self, KeySource, Rule, Table, Target, Unseen};
+use crate::route::{self, KeySource, Table, Target, Unseen};
 
 /// Names of one kind, and what they stand for.
 struct Names<'a> {
@@ -130,7 +130,7 @@ pub(super) fn resolve(
         return None;
     }
     let table = compile(&resolved, &listeners, &pools);
-    doubts(&table, &resolved, &places, &listeners, &pools, scripted, report);
+    doubts::doubts(&table, &resolved, &places, &listeners, &pools, scripted, report);
     let mut admin = admin.map(|(_, admin)| admin).unwrap_or_default();
     if let Some(socket) = &overrides.admin {
         admin.socket = Sourced { value: Some(socket.value.clone()), origin: socket.origin.clone() };
@@ -285,58 +285,4 @@ fn compile(routes: &[Route], listeners: &[Listener], pools: &[Pool]) -> Table {
     let unseen =
         listeners.iter().map(|listener| listener.unknown.map_or(Unseen::Reject, Unseen::Pool));
     Table::new(rules, &unseen.collect::<Vec<_>>(), keys)
-}
-
-/// What can be used and was hardly meant.
-fn doubts(
-    table: &Table,
-    routes: &[Route],
-    places: &[Place],
-    listeners: &[Listener],
-    pools: &[Pool],
-    scripted: bool,
-    report: &mut Report,
-) {
-    for (index, earlier) in table.unreachable() {
-        if let (Some(route), Some(place)) = (routes.get(index), places.get(index))
-            && let (Some(before), Some(first)) = (routes.get(earlier), places.get(earlier))
-        {
-            let (route, earlier) = (route.name.value.clone(), before.name.value.clone());
-            report.doubtful(place, Caution::Unreachable { route, earlier, first: first.short() });
-        }
-    }
-    for (index, pool) in pools.iter().enumerate() {
-        let used = routes.iter().any(|route| route.target.value == Target::Pool(index))
-            || listeners.iter().any(|listener| *listener.unknown == Some(index))
-            || pools.iter().any(|other| {
-                other.hand_back_to.iter().flatten().any(|name| *name == pool.name.value)
-            });
-        // What a script chooses is its own affair.
-        if !used
-            && !scripted
-            && !routes.is_empty()
-            && let Origin::File(place) = &pool.name.origin
-        {
-            report.doubtful(place, Caution::UnusedPool(pool.name.value.clone()));
-        }
-        if matches!(*pool.balance, Balance::LeastConnections | Balance::RoundRobin) {
-            let keys =
-                [("otherwise", pool.otherwise.place()), ("when-full", pool.when_full.place())];
-            for (key, place) in keys {
-                if let Some(place) = place {
-                    let balance = pool.balance.to_string();
-                    report.doubtful(place, Caution::NoKey { key, balance });
-                }
-            }
-        }
-    }
-    for (index, listener) in listeners.iter().enumerate() {
-        let looks = |rule: &Rule| rule.covers(index) && rule.conditions.need_head();
-        if *listener.reuse == Reuse::Connection
-            && table.rules().iter().any(looks)
-            && let Some(place) = listener.reuse.place()
-        {
-            report.doubtful(place, Caution::Unchecked);
-        }
-    }
 }

@@ -316,6 +316,19 @@ pub enum Caution {
         /// `FILE:LINE`.
         first: String,
     },
+    /// A route decides nothing where no proxy speaks for its clients.
+    #[error(
+        "no client of `{listener}` matches this: TLS hides `{other}` from the router, so that it is seen \
+         together with `{one}` only behind a proxy that ends TLS and says so (`proxy-protocol`)"
+    )]
+    HiddenByTls {
+        /// What is seen of TLS.
+        one: &'static str,
+        /// What TLS hides.
+        other: &'static str,
+        /// The listener that the route is about, or the first of several.
+        listener: String,
+    },
     /// A network with bits that say nothing.
     #[error("`{written}` means `{network}`: the bits after its prefix say nothing")]
     HostBits {

@@ -433,6 +433,26 @@ pub struct Conditions {
     pub cookies: Sourced<Named>,
 }
 
+impl Conditions {
+    /// The first that is about a request, and where it is written.
+    pub(super) fn about_request(&self) -> Option<(&'static str, &Place)> {
+        let all = [
+            ("host", self.hosts.place()),
+            ("path", self.paths.place()),
+            ("query", self.query.place()),
+            ("header", self.headers.place()),
+            ("cookie", self.cookies.place()),
+        ];
+        all.into_iter().find_map(|(key, place)| Some((key, place?)))
+    }
+
+    /// The first that is about what a TLS client says in clear.
+    pub(super) fn about_tls(&self) -> Option<&'static str> {
+        let all = [("sni", self.server_names.place()), ("alpn", self.alpn.place())];
+        all.into_iter().find_map(|(key, place)| place.map(|_| key))
+    }
+}
+
 impl Route {
     /// As it travels to the router, and as the table is compiled from.
     pub fn setup(&self) -> RuleSetup {

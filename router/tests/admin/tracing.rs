@@ -109,8 +109,8 @@ impl Follower {
 
 impl Drop for Follower {
     fn drop(&mut self) {
-        // It may have ended already.
-        let _ = rustix::process::kill_process(number(self.child.id()), Signal::INT);
+        // It may have ended already. Not SIGINT, which is ignored by what a shell started in the background.
+        let _ = rustix::process::kill_process(number(self.child.id()), Signal::TERM);
         let _ = self.child.wait();
     }
 }

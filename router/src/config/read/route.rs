@@ -145,19 +145,11 @@ fn named(
 }
 
 /// What no client can be at the same time: HTTP/2 in clear hides its requests. TLS hides them too, but
-/// a proxy in front can have ended it and tell its name.
+/// a proxy in front can have ended it and tell its name: see `hidden_by_tls`.
 fn conflicts(conditions: &Conditions, report: &mut Report) {
     let http2 = conditions.http2.value == Some(true);
-    let request = [
-        ("host", conditions.hosts.place()),
-        ("path", conditions.paths.place()),
-        ("query", conditions.query.place()),
-        ("header", conditions.headers.place()),
-        ("cookie", conditions.cookies.place()),
-    ];
-    let request = request.into_iter().find_map(|(key, place)| Some((key, place?.clone())));
-    if let (true, Some((other, place))) = (http2, request) {
-        report.wrong(&place, Problem::NeverBoth { one: "http2", other });
+    if let (true, Some((other, place))) = (http2, conditions.about_request()) {
+        report.wrong(place, Problem::NeverBoth { one: "http2", other });
     }
 }
 

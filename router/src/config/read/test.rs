@@ -79,7 +79,11 @@ fn client(table: &Section<'_>, report: &mut Report, user: Option<String>) -> Opt
     let host = table.optional(report, "host", name).value;
     let path = table.optional(report, "path", |item, report| {
         let text = item.text(report, "a path, such as `\"/api/v1\"`")?;
-        let path = normal::path(text).ok_or_else(|| NotAPattern::Path(text.to_owned()).into());
+        let path = if text.starts_with('/') {
+            normal::path(text).ok_or_else(|| NotAPattern::Path(text.to_owned()).into())
+        } else {
+            Err(NotAPattern::NoSlash(text.to_owned()).into())
+        };
         report.take(&item.place, path).map(|_| text.to_owned())
     });
     let query = pairs(table, report, "query");
