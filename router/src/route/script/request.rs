@@ -118,8 +118,17 @@ impl JsHead {
     fn target<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
         known(&ctx, self.head().map(HttpHead::target))
     }
+}
 
-    fn header<'js>(&self, ctx: Ctx<'js>, name: std::string::String) -> Result<Value<'js>> {
+impl JsHead {
+    fn head(&self) -> Option<&HttpHead> {
+        match &*self.speech {
+            Speech::Http1(head) => Some(head),
+            _ => None,
+        }
+    }
+
+    fn header<'js>(&self, ctx: &Ctx<'js>, name: &str) -> Result<Value<'js>> {
         let name = name.to_ascii_lowercase();
         // As `Headers.get` of the web; a cookie line ends with `;` instead.
         let between = if name == "cookie" { "; " } else { ", " };
@@ -133,26 +142,17 @@ impl JsHead {
                 }
             }
         }
-        known(&ctx, all.as_deref())
+        known(ctx, all.as_deref())
     }
 
-    fn cookie<'js>(&self, ctx: Ctx<'js>, name: std::string::String) -> Result<Value<'js>> {
-        let value = self.head().and_then(|head| head.cookie(&name).next()).map(text);
-        known(&ctx, value.as_deref())
+    fn cookie<'js>(&self, ctx: &Ctx<'js>, name: &str) -> Result<Value<'js>> {
+        let value = self.head().and_then(|head| head.cookie(name).next()).map(text);
+        known(ctx, value.as_deref())
     }
 
-    fn query<'js>(&self, ctx: Ctx<'js>, name: std::string::String) -> Result<Value<'js>> {
-        let value = self.head().and_then(|head| head.query(&name).next());
-        known(&ctx, value.as_deref())
-    }
-}
-
-impl JsHead {
-    fn head(&self) -> Option<&HttpHead> {
-        match &*self.speech {
-            Speech::Http1(head) => Some(head),
-            _ => None,
-        }
+    fn query<'js>(&self, ctx: &Ctx<'js>, name: &str) -> Result<Value<'js>> {
+        let value = self.head().and_then(|head| head.query(name).next());
+        known(ctx, value.as_deref())
     }
 }
 
@@ -163,7 +163,10 @@ pub(super) fn define(ctx: &Ctx<'_>) -> Result<()> {
     })?;
     native::getter::<JsHead>(ctx, "host", |this, params| {
         fact(params.ctx(), this.ticket, this.head().map_or(Fact::Absent, HttpHead::host))
-    })
+    })?;
+    native::method_of_text::<JsHead>(ctx, "header", |this, ctx, name| this.header(ctx, name))?;
+    native::method_of_text::<JsHead>(ctx, "cookie", |this, ctx, name| this.cookie(ctx, name))?;
+    native::method_of_text::<JsHead>(ctx, "query", |this, ctx, name| this.query(ctx, name))
 }
 
 fn text(bytes: &[u8]) -> Cow<'_, str> {

@@ -227,6 +227,25 @@ fn json_carries_what_it_can_and_refuses_the_rest() {
 }
 
 #[test]
+fn what_a_head_is_asked_for_is_one_text() {
+    let mut asked = handler(
+        "const http = await connection.http();
+         const name = (ask) => { try { return ask() } catch (error) { return error.name } };
+         pools.gold.postMessage([
+           http.cookie('a', 'b'), http.query('q'), http.header('HOST'), http.cookie('\u{e9}'),
+           name(() => http.cookie()), name(() => http.query(1)), name(() => http.header({ toString: () => 'host' })),
+           name(() => http.header.call({}, 'host')), name(() => http.cookie('\\ud800')),
+           http.header.name, http.header.length,
+         ], [connection]);",
+    );
+    let head = head("/?q=1", &[("host", "a.example"), ("cookie", "a=x")]);
+    assert_eq!(
+        posted(&says(&mut asked, head)),
+        r#"["x","1","a.example",null,"TypeError","TypeError","TypeError","TypeError","TypeError","header",1]"#
+    );
+}
+
+#[test]
 fn a_transfer_list_is_one_connection() {
     for (transfer, name) in [
         ("[connection, connection]", "DataCloneError"),
