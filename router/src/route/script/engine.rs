@@ -35,7 +35,7 @@ pub(super) struct Handles<'js> {
     /// Of the classes that decisions make objects of, looked up once.
     connection: Object<'js>,
     head: Object<'js>,
-    layouts: Layouts<'js>,
+    pub(super) layouts: Layouts<'js>,
 }
 
 impl<'js> Handles<'js> {

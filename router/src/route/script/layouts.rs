@@ -30,6 +30,8 @@ pub(super) struct Layouts<'js> {
     #[expect(dead_code, reason = "it is there to be there")]
     kept: Vec<Value<'js>>,
     room: RefCell<Option<Object<'js>>>,
+    /// What was posted last: scripts post objects of one layout, which only they know.
+    posted: RefCell<Option<Value<'js>>>,
 }
 
 impl<'js> Layouts<'js> {
@@ -57,7 +59,15 @@ impl<'js> Layouts<'js> {
             bare(&native::prototype::<JsHead>(ctx)?)?.into_value(),
             ctx.eval(PIECES)?,
         ];
-        Ok(Self { kept, room: RefCell::new(None) })
+        let (room, posted) = (RefCell::new(None), RefCell::new(None));
+        Ok(Self { kept, room, posted })
+    }
+
+    /// Keeps a message until the next one.
+    pub(super) fn keep_posted(&self, message: &Value<'js>) {
+        let last = self.posted.replace(Some(message.clone()));
+        // Only now: whoever drops it may run code of the script's.
+        drop(last);
     }
 
     /// Makes room after all that is there: what was made last is kept, and so is the arena that it is in.

@@ -10,8 +10,13 @@ use rquickjs::{Array, Atom, Ctx, Exception, Object, Result, String, Type, Value}
 use vestibule_protocol::limits::QUEUE_BYTES;
 use vestibule_protocol::{Codec, Data};
 
+use super::engine::Handles;
+
 /// Deepest nesting, far below what JSON readers take (128): deeper is an object within itself.
 const DEEPEST: usize = 64;
+
+/// Longest text whose message is kept for its layout, in bytes: it counts as the script's memory.
+const MOST_KEPT: usize = 256;
 
 /// Reads a message. `undefined` is none.
 ///
@@ -24,6 +29,9 @@ pub(super) fn read<'js>(ctx: &Ctx<'js>, value: &Value<'js>) -> Result<Data> {
     }
     let mut text = Vec::with_capacity(32);
     write(ctx, value, &mut text, 0)?;
+    if value.is_object() && text.len() <= MOST_KEPT {
+        Handles::of(ctx)?.layouts.keep_posted(value);
+    }
     Ok(Data::from_parts(Codec::Json, text))
 }
 

@@ -227,6 +227,24 @@ fn json_carries_what_it_can_and_refuses_the_rest() {
 }
 
 #[test]
+fn a_message_is_what_it_is_when_it_is_posted() {
+    // The object posted last is kept for its layout, which is no reason to see the last one's values.
+    let mut engine = engine(
+        "const one = { n: 0 };
+         onconnection = ({ connection }) => {
+           one.n += 1;
+           if (one.n === 3) one.more = [one.n];
+           if (one.n === 4) delete one.more;
+           pools.gold.postMessage(one.n === 2 ? { n: 'other' } : one, [connection]);
+         };",
+    );
+    let said: Vec<_> = (0..5).map(|_| posted(&decide(&mut engine))).collect();
+    let expected =
+        [r#"{"n":1}"#, r#"{"n":"other"}"#, r#"{"n":3,"more":[3]}"#, r#"{"n":4}"#, r#"{"n":5}"#];
+    assert_eq!(said, expected);
+}
+
+#[test]
 fn what_a_head_is_asked_for_is_one_text() {
     let mut asked = handler(
         "const http = await connection.http();

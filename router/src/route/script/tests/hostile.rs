@@ -254,6 +254,23 @@ fn decisions_leave_nothing_behind() {
 }
 
 #[test]
+fn a_large_message_is_not_kept() {
+    let mut engine = engine(
+        "let asked = 0;
+         onconnection = ({ connection }) => {
+           const message = ++asked % 2 ? { small: 1 } : Array.from({ length: 200 }, () => ({}));
+           pools.gold.postMessage(message, [connection]);
+         };",
+    );
+    let mut pieces = || {
+        decide(&mut engine);
+        engine.pieces()
+    };
+    let (_, _, small, large) = (pieces(), pieces(), pieces(), pieces());
+    assert!(large < small + 100, "{large} pieces after a large message, {small} after a small one");
+}
+
+#[test]
 fn what_a_failed_handler_asked_for_is_not_the_next_ones() {
     let mut engine = engine(
         "onconnection = async ({ connection }) => {
