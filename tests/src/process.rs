@@ -48,6 +48,16 @@ pub fn thaw(pid: u32) {
     signal(pid, Signal::CONT);
 }
 
+/// Lets a process open so many descriptors more, and no others.
+pub fn limit_descriptors(pid: u32, more: usize) {
+    let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();
+    let limits = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let current = Some((open + more) as u64);
+    let limits = rustix::process::Rlimit { current, ..limits };
+    let resource = rustix::process::Resource::Nofile;
+    rustix::process::prlimit(Some(number(pid)), resource, limits).unwrap();
+}
+
 /// Whether a process is gone, reaped included.
 pub fn is_gone(pid: u32) -> bool {
     status(pid).is_none()

@@ -26,6 +26,8 @@ pub const PASSED_ON: &str = "what waited is passed on";
 pub struct Setting {
     /// The well-behaved worker's program.
     pub worker: &'static str,
+    /// How it takes connections.
+    pub way: &'static str,
     /// The program and the argument of the first worker, where it is another one.
     pub hostile: Option<[&'static str; 2]>,
     /// How long an offer may be without an answer.
@@ -39,12 +41,12 @@ pub struct Setting {
 impl Setting {
     /// Every worker is this program.
     pub fn of(worker: &'static str) -> Self {
-        Self { worker, hostile: None, stuck: "60s", listener: "", greeting: "" }
+        Self { worker, way: "recv", hostile: None, stuck: "60s", listener: "", greeting: "" }
     }
 
     /// Two workers of a pool whose clients come by a listener of their own, and one of another pool.
     fn text(&self, user: u32) -> String {
-        let Self { worker, hostile, stuck, listener, .. } = *self;
+        let Self { worker, way, hostile, stuck, listener, .. } = *self;
         let pool = |name: &str, workers: usize, [program, argument]: [&str; 2], more: [&str; 2]| {
             let [listener, ends] = more;
             format!(
@@ -55,7 +57,7 @@ impl Setting {
                  [[route]]\nname = '{name}'\nlistener = '{name}'\npool = '{name}'\n"
             )
         };
-        let good = [worker, "recv"];
+        let good = [worker, way];
         // It does not listen: to wait for it at the end is a waste of time.
         let ends = match hostile {
             Some(_) => "drain-timeout = '200ms'\nstop-timeout = '200ms'",
@@ -213,17 +215,6 @@ impl Stalled {
             next.is_some()
         });
         next.unwrap()
-    }
-
-    /// Another router takes over as far as to where it has everything, and the supervisor, which stands
-    /// still, has not heard of it. The two routers.
-    pub fn pass_on(&mut self) -> (u32, u32) {
-        let old = self.master.router();
-        let told = self.said(HANDS_OVER);
-        process::freeze(old);
-        self.order_change();
-        until("it is asked to hand over", || self.said(HANDS_OVER) > told);
-        (old, self.until_passed_on(old))
     }
 
     /// The router that stands still, and was asked to, passes everything on to the one that is named last.

@@ -10,9 +10,10 @@
     reason = "a test fails by panicking"
 )]
 
+use std::cell::Cell;
+
 use rustix::process::Signal;
 use vestibule_tests::load::Load;
-use vestibule_tests::master::is_over;
 use vestibule_tests::stalled::{HANDS_OVER, OFFERED, Setting, Stalled};
 use vestibule_tests::world::{turn, until};
 use vestibule_tests::{process, sockets};
@@ -71,6 +72,25 @@ fn a_worker_that_answers_nothing_is_killed_after_a_change_and_others_answer() {
     hall.ends_killed();
 }
 
+/// It closes what it refuses, so the next router has to hear of it, though all of this comes at once: the
+/// offers, and that another router speaks.
+#[test]
+fn what_a_worker_refuses_after_a_change_that_it_was_sent_before_goes_to_others() {
+    const ROOM: usize = 10;
+    let _turn = turn();
+    let mut hall = Stalled::start(Setting { way: "serve", ..Setting::of(WORKER) });
+    hall.change();
+    process::limit_descriptors(hall.stalled, ROOM);
+    process::thaw(hall.stalled);
+    let by_others = Cell::new(0);
+    hall.are_answered(|answer| {
+        by_others.set(by_others.get() + usize::from(answer.field("worker") == "a-2"));
+        true
+    });
+    assert_eq!(by_others.get(), OFFERED - ROOM);
+    hall.ends_well(by_others.get());
+}
+
 /// What was read of a PROXY header is not taken for what a worker has read.
 #[test]
 fn others_answer_clients_of_a_proxy_that_a_dead_worker_was_sent_before_a_change() {
@@ -106,15 +126,33 @@ fn nobody_else_is_lost_in_changes_in_which_a_worker_stands_still() {
     }
 }
 
-/// Another router has everything, and does not know that it is to act: nobody does.
+/// Something happens while another router is told, and stands still: neither reads any port.
 fn between(then: impl FnOnce(&mut Stalled), ends: impl FnOnce(Stalled)) {
     let _turn = turn();
     let mut hall = Stalled::start(Setting::of(WORKER));
-    let (old, _) = hall.pass_on();
+    let (old, next) = is_told(&mut hall);
     then(&mut hall);
-    process::thaw(hall.master.pid());
+    // The supervisor has heard of it: what it is asked comes last.
+    hall.place.status();
+    process::thaw(next);
     hall.until_changed(old);
     ends(hall);
+}
+
+/// Another router is told many, and stands still. The two routers.
+fn is_told(hall: &mut Stalled) -> (u32, u32) {
+    let old = hall.master.router();
+    process::freeze(old);
+    let told = hall.said(HANDS_OVER);
+    hall.order_change();
+    until("it is asked to hand over", || hall.said(HANDS_OVER) > told);
+    let next = hall.next(old);
+    process::freeze(next);
+    process::thaw(old);
+    until("the one has been told of many", || {
+        sockets::unread_by_others(old).into_iter().max() > Some(MANY)
+    });
+    (old, next)
 }
 
 #[test]
@@ -128,7 +166,7 @@ fn what_a_worker_answers_that_dies_between_two_routers_the_next_one_hears() {
     let answers_and_dies = |hall: &mut Stalled| {
         hall.answer();
         process::signal(hall.stalled, Signal::KILL);
-        until("it is dead", || is_over(hall.stalled));
+        until("it is gone", || process::is_gone(hall.stalled));
     };
     between(answers_and_dies, |hall| hall.ends_well(0));
 }
@@ -137,7 +175,7 @@ fn what_a_worker_answers_that_dies_between_two_routers_the_next_one_hears() {
 fn others_answer_what_a_worker_was_sent_that_dies_between_two_routers() {
     let dies = |hall: &mut Stalled| {
         process::signal(hall.stalled, Signal::KILL);
-        until("it is dead", || is_over(hall.stalled));
+        until("it is gone", || process::is_gone(hall.stalled));
     };
     between(dies, Stalled::ends_killed);
 }
@@ -146,17 +184,7 @@ fn others_answer_what_a_worker_was_sent_that_dies_between_two_routers() {
 fn after_deaths(ends: impl FnOnce(Stalled)) {
     let _turn = turn();
     let mut hall = Stalled::start(Setting::of(WORKER));
-    let old = hall.master.router();
-    process::freeze(old);
-    let told = hall.said(HANDS_OVER);
-    hall.order_change();
-    until("it is asked to hand over", || hall.said(HANDS_OVER) > told);
-    let next = hall.next(old);
-    process::freeze(next);
-    process::thaw(old);
-    until("the one has been told of many", || {
-        sockets::unread_by_others(old).into_iter().max() > Some(MANY)
-    });
+    let (old, next) = is_told(&mut hall);
     process::freeze(old);
     let told = hall.said(HANDS_OVER);
     process::signal(next, Signal::KILL);

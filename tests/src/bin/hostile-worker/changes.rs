@@ -32,11 +32,17 @@ impl Held {
 
 /// Answers nothing, until another router attaches.
 async fn hold(port: Port) -> Held {
+    hold_with(port, |_| ()).await
+}
+
+/// As [`hold`], with something done to each connection at once.
+async fn hold_with(port: Port, deed: fn(&OwnedFd)) -> Held {
     let mut port = port.ready().await;
     let mut before = port.epoch;
     let mut connections = Vec::new();
     loop {
         if let Came::Connections(more) = port.next().await {
+            more.iter().for_each(|(_, connection)| deed(connection));
             connections.extend(more);
         }
         if port.epoch != before {
@@ -109,13 +115,14 @@ pub(crate) async fn leaves_a_child(port: Port) {
     std::process::exit(0);
 }
 
+/// Reads what the router before sent, and refuses it to the next.
 pub(crate) async fn reads_and_refuses(port: Port) {
-    let mut held = hold(port).await;
+    let mut held = hold_with(port, read_a_byte).await;
     let last = held.last();
     let connections = std::mem::take(&mut held.connections);
     held.tell_the_one_before(|port| {
         for (number, connection) in connections {
-            read_one(connection);
+            drop(connection);
             port.refuse(number, RefusalReason::Full);
         }
     });
@@ -123,7 +130,12 @@ pub(crate) async fn reads_and_refuses(port: Port) {
     held.port.wait_for_the_end().await;
 }
 
+/// Reads what the router before sent, and dies of the next.
 pub(crate) async fn reads_and_dies(port: Port) {
-    hold(port).await.connections.into_iter().for_each(|(_, connection)| read_one(connection));
+    hold_with(port, read_a_byte).await;
     std::process::abort();
+}
+
+fn read_a_byte(connection: &OwnedFd) {
+    read_one(connection.try_clone().unwrap());
 }
