@@ -103,6 +103,8 @@ impl Stalled {
         let mut command = place.vestibule(setting.worker);
         command.arg(place.config(&setting.text(user))).env(VARIABLE, ledger.path());
         command.env("TEST_GOOD_WORKER", setting.worker).env("TEST_HOSTILE", "1");
+        // Who follows it is well-behaved, and may be sent what it was sent.
+        command.env("TEST_HOSTILE_ONCE", place.join("hostile"));
         let mut master = Master::launch(command);
         let others = master.next_address();
         place.until("every worker is ready", |status| status["health"] == "healthy");
@@ -253,10 +255,16 @@ impl Stalled {
         self.ends_killed();
     }
 
-    /// It was killed as it stood: the other one answers everybody.
+    /// It was killed as it stood: others answer everybody.
     pub fn ends_killed(mut self) {
-        self.are_answered(|answer| answer.field("worker") == "a-2");
+        self.are_answered_by_others();
         self.ends_well(OFFERED);
+    }
+
+    /// Everybody is answered by another process: the other worker, or who follows this one.
+    pub fn are_answered_by_others(&mut self) {
+        let stalled = self.stalled.to_string();
+        self.are_answered(|answer| answer.field("pid") != stalled);
     }
 
     /// Everybody is answered, by such a worker.

@@ -266,6 +266,33 @@ async fn a_new_router_is_told_what_was_received_and_what_is_open() {
 }
 
 #[tokio::test]
+async fn what_one_router_sent_is_answered_before_the_next_one_is_greeted() {
+    let (mut router, scope) = Router::and_worker();
+    let scope = scope.max_connections(1);
+    let program = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Some(event) = scope.recv().await {
+            held.push(event);
+        }
+    });
+    router.attached(DRAIN).await;
+    let servers = [connection().await.1, connection().await.1];
+    router.offer(&[(&servers[0], &Data::NONE)]);
+    assert_eq!(router.hears().await, acknowledged(1, 1));
+    // Both come in one turn.
+    router.offer(&[(&servers[1], &Data::NONE)]);
+    router.next_epoch();
+    router.attach(Attach::default());
+    router.last_epoch();
+    assert_eq!(router.hears().await, Said::Refused(vec![(2, RefusalReason::Full)]));
+    assert_eq!(router.hears().await, acknowledged(2, 1));
+    router.next_epoch();
+    let Said::Hello(hello) = router.hears().await else { panic!("no hello") };
+    assert_eq!((hello.received, hello.open), (2, 1));
+    program.abort();
+}
+
+#[tokio::test]
 async fn a_gap_in_the_numbers_closes_the_port_and_ends_the_program_in_order() {
     let (mut router, scope) = Router::and_worker();
     let program = tokio::spawn(async move {

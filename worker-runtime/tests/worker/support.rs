@@ -94,6 +94,11 @@ impl Router {
         self.epoch += 1;
     }
 
+    /// What is heard next was for the one before.
+    pub fn last_epoch(&mut self) {
+        self.epoch -= 1;
+    }
+
     /// Asks the kernel to refuse descriptors from the worker, where it can.
     pub fn refuses_descriptors(&self) -> bool {
         sys::refuse_descriptors(self.port.as_fd())
