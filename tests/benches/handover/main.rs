@@ -29,7 +29,7 @@ use clap::{Parser, ValueEnum};
 use crate::cli::{Cli, Options, Role, Scenario};
 use crate::contender::{Contender, Kind, Started};
 use crate::instructions::{Rules, Shape};
-use crate::load::{Load, Mode};
+use crate::load::{Asking, Load, Mode};
 use crate::sys::CountingAllocator;
 
 /// What is offered to every contender alike, as a part of what direct workers take at most: nobody is at an end then, but
@@ -135,7 +135,7 @@ impl Bench<'_> {
             return Ok(());
         }
         let table = match scenario {
-            Scenario::Rules => report::rules(&rows),
+            Scenario::Rules => format!("{}\n{}", report::rules(&rows), report::many(&rows)),
             _ => report::relative(&rows),
         };
         println!("{}\n{table}", report::absolute(&rows));
@@ -241,6 +241,7 @@ fn load(options: &Options, scenario: Scenario, clients: usize, rate: Option<f64>
                 Mode::Short
             }
         },
+        asking: Asking::Alike,
         timed: scenario == Scenario::FirstRead,
         rate,
         warm_up: options.warm_up,

@@ -105,6 +105,21 @@ pub(crate) fn rules(rows: &[Row]) -> String {
     markdown(&cells)
 }
 
+/// The program with many rules as a multiple of the program with few. Empty without both.
+pub(crate) fn many(rows: &[Row]) -> String {
+    let rounds = |wanted| rows.iter().find(|(kind, _)| *kind == wanted).map(|(_, rounds)| rounds);
+    let mut cells = vec![["÷ few", "CPU", "a second"].map(str::to_owned)];
+    for (many, few) in [
+        (Kind::ProgramManyNetworks, Kind::ProgramFewNetworks),
+        (Kind::ProgramManyHosts, Kind::ProgramFewHosts),
+    ] {
+        if let (Some(with_many), Some(with_few)) = (rounds(many), rounds(few)) {
+            cells.push(ratios(many, with_many, with_few));
+        }
+    }
+    if cells.len() > 1 { markdown(&cells) } else { String::new() }
+}
+
 /// A line of what `ours` took and gave as a multiple of `theirs`.
 fn ratios(name: Kind, ours: &[Round], theirs: &[Round]) -> [String; 3] {
     let ratio = |value: fn(&Round) -> f64| {

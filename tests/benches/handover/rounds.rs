@@ -58,9 +58,12 @@ pub(crate) fn alternate(
 fn measure(contender: &Contender, load: &Load) -> Result<Round, RoundError> {
     let processes = contender.processes();
     let mut marks = Vec::with_capacity(2);
-    let seen = load::run(&Load { port: contender.port, ..*load }, || {
-        marks.push((cpu_time(&processes.all), cpu_time(&processes.router)));
-    })?;
+    let seen = load::run(
+        &Load { port: contender.port, asking: contender.kind.asking(), ..*load },
+        || {
+            marks.push((cpu_time(&processes.all), cpu_time(&processes.router)));
+        },
+    )?;
     let mut used = [Duration::ZERO; 2];
     for (index, (all, router)) in marks.into_iter().enumerate() {
         let now = [all?, router?];

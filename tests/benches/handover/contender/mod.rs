@@ -20,6 +20,7 @@ use thiserror::Error;
 
 pub(crate) use self::routed::{Routed, start_counted};
 use crate::hello::BODY;
+use crate::load::Asking;
 use crate::processes::{ProcessError, Server};
 
 /// As many as can be complete and not accepted; the default of `net.core.somaxconn`.
@@ -48,12 +49,36 @@ pub(crate) enum Kind {
     ProgramNetwork,
     /// The program with routes by the host of the request, which it looks at
     ProgramHost,
+    /// The program with ten routes by network, any of which is a connection's
+    ProgramFewNetworks,
+    /// The same with 10,000
+    ProgramManyNetworks,
+    /// The program with ten routes by host, any of which is a connection's
+    ProgramFewHosts,
+    /// The same with 10,000
+    ProgramManyHosts,
 }
 
+/// Routes, any of which is a connection's.
+const FEW: u32 = 10;
+const MANY: u32 = 10_000;
+
 impl Kind {
-    /// Whether it is there to be compared with the program without rules.
+    /// Whether it is there to be compared with the program without rules, or with few.
     pub(crate) fn is_program(self) -> bool {
-        matches!(self, Self::Program | Self::ProgramNetwork | Self::ProgramHost)
+        self.asking() != Asking::Alike
+            || matches!(self, Self::Program | Self::ProgramNetwork | Self::ProgramHost)
+    }
+
+    /// In what its connections differ.
+    pub(crate) fn asking(self) -> Asking {
+        match self {
+            Self::ProgramFewNetworks => Asking::Networks(FEW),
+            Self::ProgramManyNetworks => Asking::Networks(MANY),
+            Self::ProgramFewHosts => Asking::Hosts(FEW),
+            Self::ProgramManyHosts => Asking::Hosts(MANY),
+            _ => Asking::Alike,
+        }
     }
 
     /// Whether its servers can say when a request was first read.
@@ -72,6 +97,10 @@ impl Kind {
             Self::Program => "program",
             Self::ProgramNetwork => "program-network",
             Self::ProgramHost => "program-host",
+            Self::ProgramFewNetworks => "program-few-networks",
+            Self::ProgramManyNetworks => "program-many-networks",
+            Self::ProgramFewHosts => "program-few-hosts",
+            Self::ProgramManyHosts => "program-many-hosts",
         }
     }
 }
@@ -110,7 +139,13 @@ pub(crate) fn start(kind: Kind, workers: usize, timed: bool) -> Result<Started, 
         Kind::Nginx => proxy::start_nginx(workers)?,
         Kind::Haproxy => proxy::start_haproxy(workers)?,
         Kind::NodeCluster => node::start(workers, timed)?,
-        Kind::Program | Kind::ProgramNetwork | Kind::ProgramHost => program::start(kind, workers)?,
+        Kind::Program
+        | Kind::ProgramNetwork
+        | Kind::ProgramHost
+        | Kind::ProgramFewNetworks
+        | Kind::ProgramManyNetworks
+        | Kind::ProgramFewHosts
+        | Kind::ProgramManyHosts => program::start(kind, workers)?,
     };
     if let Started::Running(contender) = &started {
         contender.wait_until_ready()?;

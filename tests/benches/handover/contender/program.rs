@@ -8,6 +8,7 @@ use std::{env, fmt::Write};
 use rustix::process::geteuid;
 
 use super::{Contender, Folder, Kind, Router, StartError, Started, free_port};
+use crate::load::{Asking, host, network};
 use crate::processes::{ProcessError, Server, Stop, tied};
 
 /// Rules before the one that matches.
@@ -48,7 +49,28 @@ pub(super) fn start(kind: Kind, workers: usize) -> Result<Started, StartError> {
             _ => Ok(()),
         };
     }
+    let asking = kind.asking();
+    for number in 0..asking.kinds() {
+        let _ = match asking {
+            Asking::Alike => Ok(()),
+            Asking::Networks(_) => {
+                let network = network(number);
+                write!(text, "[[route]]\npeer = \"{network}/24\"\npool = \"app\"\n")
+            }
+            Asking::Hosts(_) => {
+                let host = host(number);
+                write!(text, "[[route]]\nhost = \"{host}\"\npool = \"app\"\n")
+            }
+        };
+    }
+    // The last one is of who asks whether the program is ready, too.
     text.push_str(match kind {
+        Kind::ProgramFewNetworks | Kind::ProgramManyNetworks => {
+            "[[route]]\npeer = \"127.0.0.0/24\"\npool = \"app\"\n"
+        }
+        Kind::ProgramFewHosts | Kind::ProgramManyHosts => {
+            "[[route]]\nhost = \"bench.example\"\npool = \"app\"\n"
+        }
         Kind::ProgramNetwork => "[[route]]\npeer = \"127.0.0.0/8\"\npool = \"app\"\n",
         Kind::ProgramHost => "[[route]]\nhost = \"bench.example\"\npool = \"app\"\n",
         _ => "[[route]]\npool = \"app\"\n",

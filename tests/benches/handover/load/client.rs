@@ -1,5 +1,6 @@
 //! One client: its socket, what it has received, and what it does when epoll says that something happened.
 
+use std::borrow::Cow;
 use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::{AsFd, OwnedFd};
 use std::time::Instant;
@@ -16,6 +17,9 @@ use crate::hello::{BODY, FIRST_READ};
 const RESPONSE_MAX: usize = 1024;
 const REQUEST_SHORT: &[u8] =
     b"GET / HTTP/1.1\r\nHost: bench.example\r\nAccept: */*\r\nConnection: close\r\n\r\n";
+/// Around the host.
+const REQUEST_FOR: [&str; 2] =
+    ["GET / HTTP/1.1\r\nHost: ", "\r\nAccept: */*\r\nConnection: close\r\n\r\n"];
 const REQUEST_KEEPALIVE: &[u8] = b"GET / HTTP/1.1\r\nHost: bench.example\r\nAccept: */*\r\n\r\n";
 
 /// How one connection or request went wrong. Any of them makes the benchmark fail.
@@ -48,10 +52,19 @@ pub(super) enum Progress {
     Done,
 }
 
+/// Where a connection goes, from where and for which host, where that matters.
+pub(super) struct Way {
+    pub(super) to: SocketAddrV4,
+    pub(super) from: Option<Ipv4Addr>,
+    pub(super) host: Option<String>,
+}
+
 /// One client. Between two connections (or requests) it is idle.
 pub(super) struct Client {
     socket: Option<OwnedFd>,
     mode: Mode,
+    /// Instead of the host that is the same for all.
+    host: Option<String>,
     /// When what it is doing began, or in the open mode should have begun.
     pub(super) since: Instant,
     /// Between `begin` and the answer or the error.
@@ -66,6 +79,7 @@ impl Client {
         Self {
             socket: None,
             mode,
+            host: None,
             since: Instant::now(),
             busy: false,
             sent: false,
@@ -85,7 +99,7 @@ impl Client {
         &mut self,
         epoll: &OwnedFd,
         token: u64,
-        destination: impl FnOnce() -> (Ipv4Addr, u16),
+        way: impl FnOnce() -> Way,
         since: Instant,
     ) -> Result<(), ClientError> {
         self.since = since;
@@ -102,15 +116,19 @@ impl Client {
             None,
         )
         .map_err(ClientError::Socket)?;
-        let (address, port) = destination();
-        match net::connect(&socket, &SocketAddrV4::new(address, port)) {
+        let Way { to, from, host } = way();
+        self.host = host;
+        if let Some(from) = from {
+            net::bind(&socket, &SocketAddrV4::new(from, 0)).map_err(ClientError::Connect)?;
+        }
+        match net::connect(&socket, &to) {
             // On loopback the handshake is over by the time connect returns, though it says "in progress".
             Ok(()) | Err(Errno::INPROGRESS) => {}
             Err(error) => return Err(ClientError::Connect(error)),
         }
         let socket = self.socket.insert(socket);
         let mut interest = EventFlags::IN | EventFlags::RDHUP | EventFlags::ET;
-        self.sent = send(&*socket, self.mode)?;
+        self.sent = send(&*socket, self.mode, self.host.as_deref())?;
         if !self.sent {
             interest |= EventFlags::OUT;
         }
@@ -120,7 +138,7 @@ impl Client {
 
     fn send(&mut self) -> Result<(), ClientError> {
         if let Some(socket) = &self.socket {
-            self.sent = send(socket, self.mode)?;
+            self.sent = send(socket, self.mode, self.host.as_deref())?;
         }
         Ok(())
     }
@@ -202,12 +220,13 @@ impl Client {
 }
 
 /// Sends the whole request; `false` when the connection is not established yet.
-fn send(socket: impl AsFd, mode: Mode) -> Result<bool, ClientError> {
-    let request = match mode {
-        Mode::Short => REQUEST_SHORT,
-        Mode::Keepalive => REQUEST_KEEPALIVE,
+fn send(socket: impl AsFd, mode: Mode, host: Option<&str>) -> Result<bool, ClientError> {
+    let request = match (mode, host) {
+        (Mode::Short, None) => Cow::Borrowed(REQUEST_SHORT),
+        (Mode::Short, Some(host)) => Cow::Owned(REQUEST_FOR.join(host).into_bytes()),
+        (Mode::Keepalive, _) => Cow::Borrowed(REQUEST_KEEPALIVE),
     };
-    match net::send(socket, request, SendFlags::NOSIGNAL) {
+    match net::send(socket, &request, SendFlags::NOSIGNAL) {
         // A fresh socket's buffer is a thousand times as large: it takes all or nothing.
         Ok(_) => Ok(true),
         Err(Errno::AGAIN | Errno::NOTCONN) => Ok(false),

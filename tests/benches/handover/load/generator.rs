@@ -1,7 +1,7 @@
 //! One thread of the load generator: its clients, its epoll set and its pace.
 
 use std::collections::VecDeque;
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, SocketAddrV4};
 use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
@@ -10,8 +10,8 @@ use rustix::event::epoll::{self, CreateFlags, Event, EventFlags};
 use rustix::io::Errno;
 use rustix::time::Timespec;
 
-use super::client::{Client, ClientError, Progress};
-use super::{Histogram, Load, LoadError, Phase};
+use super::client::{Client, ClientError, Progress, Way};
+use super::{Asking, Histogram, Load, LoadError, Phase};
 
 /// Events a turn.
 const EVENTS: usize = 256;
@@ -48,7 +48,8 @@ pub(super) struct Generator {
     pace: Pace,
     port: u16,
     timed: bool,
-    /// Connections begun so far: chooses the destination.
+    asking: Asking,
+    /// Connections begun so far: chooses the destination and what is asked.
     begun: u64,
     tally: Tally,
 }
@@ -73,7 +74,9 @@ impl Generator {
             pace,
             port: load.port,
             timed: load.timed,
-            begun: 0,
+            asking: load.asking,
+            // No two threads ask the same.
+            begun: (index as u64) << 32,
             tally: Tally {
                 latency: Histogram::new(),
                 first_read: Histogram::new(),
@@ -132,13 +135,19 @@ impl Generator {
 
     fn begin(&mut self, index: usize, since: Instant) {
         let Some(client) = self.clients.get_mut(index) else { return };
-        let port = self.port;
+        let (port, asking) = (self.port, self.asking);
         let begun = &mut self.begun;
-        let destination = || {
+        let way = || {
             *begun += 1;
-            (Ipv4Addr::new(127, 0, 0, (*begun % u64::from(DESTINATIONS)) as u8 + 1), port)
+            let last = (*begun % u64::from(DESTINATIONS)) as u8 + 1;
+            let kind = asking.kind(*begun);
+            Way {
+                to: SocketAddrV4::new(Ipv4Addr::new(127, 0, 0, last), port),
+                from: asking.source(kind),
+                host: asking.host(kind),
+            }
         };
-        if let Err(error) = client.begin(&self.epoll, index as u64, destination, since) {
+        if let Err(error) = client.begin(&self.epoll, index as u64, way, since) {
             client.close();
             self.idle.push_back(index);
             self.failed(error);

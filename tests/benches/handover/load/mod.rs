@@ -5,6 +5,7 @@
 //! *open* (arrivals at a given rate, whether or not a client is free): then latency counts from the moment at which the
 //! request should have begun, so that a slow server cannot hide its queue.
 
+mod asking;
 mod client;
 mod generator;
 mod histogram;
@@ -15,6 +16,7 @@ use std::time::{Duration, Instant};
 
 use thiserror::Error;
 
+pub(crate) use self::asking::{Asking, host, network};
 pub(crate) use self::client::ClientError;
 use self::generator::Generator;
 pub(crate) use self::histogram::Histogram;
@@ -39,6 +41,7 @@ pub(crate) struct Load {
     /// Clients at the same time, over all threads; at least 1.
     pub(crate) clients: usize,
     pub(crate) mode: Mode,
+    pub(crate) asking: Asking,
     /// Answers say when their request was first read.
     pub(crate) timed: bool,
     /// Connections (short) or requests (kept alive) a second over all threads; `None`: as many as the clients can.
