@@ -14,7 +14,7 @@ use super::failure::{Failure, FailureKind};
 use super::{Limits, Pools, Source, connection, globals, pools, request};
 
 /// Stack of a script, in bytes. The router's thread has far more.
-const STACK: usize = 320 * 1024;
+const STACK: usize = 256 * 1024;
 
 /// Time for a script's top level, which is run once: it may build tables.
 pub(super) const START: Duration = Duration::from_secs(1);
