@@ -278,6 +278,8 @@ fn a_signal_that_comes_while_a_script_is_tried_has_its_reload_afterwards() {
     std::thread::scope(|scope| {
         let asks = scope.spawn(|| run.place.ask(&json!({"command": "reload"})));
         run.place.says("Reload");
+        // It says so before it reads the script, and answers nobody in between.
+        run.place.ask(&json!({"command": "status"}));
         run.rewrite("onconnection = ({ connection }) => connection.reject(410);");
         run.master.signal(rustix::process::Signal::HUP);
         // It is heard before what is asked after it.
