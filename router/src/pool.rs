@@ -2,11 +2,12 @@
 //! does not take it.
 //!
 //! [`Core`] decides, under one lock, without waiting; [`drive`] holds the tasks that read and write
-//! ports and call it.
+//! ports and call it, [`ports`] hears the supervisor.
 
 pub(crate) mod core;
-pub(crate) mod drive;
+mod drive;
 pub(crate) mod pick;
+pub(crate) mod ports;
 pub(crate) mod slot;
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

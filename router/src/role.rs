@@ -26,7 +26,7 @@ use crate::control::{ControlError, ControlPort, Parcel};
 use crate::dispatch::tracer::Tracer;
 use crate::dispatch::{Dispatch, Switch};
 use crate::metrics::Metrics;
-use crate::pool::drive::Ports;
+use crate::pool::ports::Ports;
 use crate::pool::{Core, Shared};
 use crate::sys::router_privileges::{self, PrivilegeError};
 use crate::ticket::Tickets;

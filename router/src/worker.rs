@@ -18,7 +18,7 @@ use crate::link::packet_descriptors;
 use crate::options::WorkerOptions;
 use crate::pool::core::{Counters, Refused};
 use crate::pool::slot::State;
-use crate::pool::{Shared, drive};
+use crate::pool::{Shared, ports};
 use crate::supervisor;
 use crate::supervisor::identity::{Identity, IdentityError};
 use crate::ticket::Tickets;
@@ -308,7 +308,7 @@ impl WorkerPool {
         tokio::spawn(supervisor::run(supervisor_end, Arc::new(options.clone()), names.clone()));
         let tickets = Tickets::new(key);
         let ended = Arc::clone(&closing);
-        tokio::spawn(drive::run(Arc::clone(&shared), router_end, told, ended, tickets));
+        tokio::spawn(ports::run(Arc::clone(&shared), router_end, told, ended, tickets));
         let handle = Arc::new(Handle { shared, closing, options: options.clone() });
         let workers = (0u32..)
             .zip(names)

@@ -1,5 +1,7 @@
 //! Every slot of every pool and the process in it: what the supervisor knows, and nothing else does.
 
+mod record;
+
 use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
@@ -7,10 +9,15 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
-use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter, WorkerId};
+use vestibule_protocol::supervision::{FromRouter, ToRouter, WorkerId};
 #[cfg(feature = "cli")]
 use vestibule_protocol::supervision::{SlotMode, SlotSetup};
 
+#[cfg(feature = "cli")]
+use self::record::Unheard;
+#[cfg(feature = "cli")]
+pub(crate) use self::record::Wear;
+pub(crate) use self::record::{Phase, Record};
 use super::life::{self, Order};
 use super::output::Tail;
 use crate::control::Parcel;
@@ -21,117 +28,6 @@ pub(crate) type Report = Parcel<ToRouter>;
 
 /// A slot, by pool and place.
 pub(crate) type Place = (u32, u32);
-
-/// Where a slot is in its life, for a person.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Phase {
-    /// A process runs that is not ready.
-    Starting,
-    /// It serves.
-    Ready,
-    /// It finishes what it has.
-    Draining,
-    /// It waits to be started again.
-    Backoff,
-    /// There is no process and none comes.
-    Ended,
-}
-
-impl Phase {
-    /// The word in `status`.
-    #[cfg(feature = "cli")]
-    pub(crate) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Starting => "starting",
-            Self::Ready => "ready",
-            Self::Draining => "draining",
-            Self::Backoff => "backoff",
-            Self::Ended => "ended",
-        }
-    }
-}
-
-/// What is known about one slot.
-#[derive(Debug)]
-pub(crate) struct Record {
-    #[cfg(feature = "cli")]
-    pub(crate) name: Arc<str>,
-    pub(crate) worker: WorkerId,
-    pub(crate) phase: Phase,
-    pub(crate) pid: Option<u32>,
-    pub(crate) since: Instant,
-    pub(crate) last_exit: Option<Exit>,
-    pub(crate) last_error: Option<String>,
-    /// The last lines of its last process.
-    #[cfg(feature = "cli")]
-    pub(crate) tail: Tail,
-    /// Processes that the slot had before this one.
-    pub(crate) restarts: u32,
-    /// It was ready once, in any generation.
-    pub(crate) was_ready: bool,
-    /// It is kept out of the choice, and so is whoever follows it.
-    #[cfg(feature = "cli")]
-    pub(crate) held: bool,
-    /// Nobody takes its place.
-    pub(crate) retired: bool,
-    /// The slot whose worker it is to take over from, until it is ready.
-    #[cfg(feature = "cli")]
-    pub(crate) takes_over: Option<u32>,
-    /// N of `POOL-N`, from 0.
-    #[cfg(feature = "cli")]
-    pub(crate) number: u32,
-    /// Which version of its pool's program it runs.
-    #[cfg(feature = "cli")]
-    pub(crate) version: u64,
-    /// When its process was started.
-    #[cfg(feature = "cli")]
-    pub(crate) started: Instant,
-    /// What it has used up so far.
-    #[cfg(feature = "cli")]
-    pub(crate) wear: Wear,
-    /// Announcements of a drain in a row, each soon after a start.
-    #[cfg(feature = "cli")]
-    pub(crate) flights: u32,
-    /// Generation of the first process, and how many the name had before.
-    first: (u32, u32),
-    #[cfg(feature = "cli")]
-    options: Arc<WorkerOptions>,
-    orders: mpsc::UnboundedSender<(WorkerId, Order)>,
-    /// The router's end of the worker's port: a router that crashes closes nothing.
-    port: Option<OwnedFd>,
-    /// A process of the slot that died while no router was there to hear of it.
-    #[cfg(feature = "cli")]
-    unheard: Option<Unheard>,
-}
-
-/// A process that was ready and died while one router took over from another: what it had answered is in
-/// its port, and the next router still knows what it was sent.
-#[cfg(feature = "cli")]
-#[derive(Debug)]
-struct Unheard {
-    worker: WorkerId,
-    pid: u32,
-    port: OwnedFd,
-    exit: Exit,
-}
-
-#[cfg(feature = "cli")]
-impl Record {
-    /// What a process has left that is gone.
-    fn last_words(&mut self, worker: WorkerId, exit: Exit) -> Option<Unheard> {
-        Some(Unheard { worker, pid: self.pid?, port: self.port.take()?, exit })
-    }
-
-    /// Whether the slot is over, and the router knows all of it.
-    pub(crate) fn is_over(&self) -> bool {
-        self.phase == Phase::Ended && self.unheard.is_none()
-    }
-
-    /// What its processes run.
-    pub(crate) fn options(&self) -> &Arc<WorkerOptions> {
-        &self.options
-    }
-}
 
 /// A new slot, or a retired one that is used again.
 #[derive(Debug)]
@@ -157,18 +53,6 @@ impl Seat {
     pub(crate) fn new(pool: u32, slot: u32, name: Arc<str>, options: Arc<WorkerOptions>) -> Self {
         Self { pool, slot, name, number: slot, options, delay: Duration::ZERO, restarts: 0 }
     }
-}
-
-/// What a process has used up.
-#[cfg(feature = "cli")]
-#[derive(Clone, Copy, Debug, Default)]
-pub(crate) struct Wear {
-    /// Connections that it took from routers that are gone.
-    pub(crate) served_before: u64,
-    /// Connections that it took from this router.
-    pub(crate) served: u64,
-    /// Part of each bound that is not used, so that equal workers do not end together: of 65,536.
-    pub(crate) jitter: u16,
 }
 
 /// The slots, and the tasks that run them.
