@@ -60,6 +60,22 @@ impl Queue {
         Ok(first)
     }
 
+    /// As [`push`](Self::push), for an entry that had a place before, here or with a worker: it gets one,
+    /// however many wait.
+    ///
+    /// # Errors
+    /// Four thousand million wait; the entry comes back.
+    pub(crate) fn push_again(
+        &mut self,
+        lane: Lane,
+        entry: Entry,
+        now: Instant,
+    ) -> Result<bool, Entry> {
+        let first = self.order.is_empty();
+        self.order.push_again(lane, entry, now)?;
+        Ok(first)
+    }
+
     /// Takes an entry out, to be handed over, moved, or closed. It is no longer watched then: a
     /// descriptor that stays in a set keeps firing after it was passed on and closed here, and can
     /// not be removed any more.

@@ -154,12 +154,24 @@ impl<T> Order<T> {
             let more = self.places.len().max(16).min(self.max - self.places.len());
             self.places.reserve_exact(more);
         }
+        self.enter(lane, item, now)
+    }
+
+    /// As [`push`](Self::push), for who had a place before: however many wait.
+    ///
+    /// # Errors
+    /// As many wait as can be numbered; the entry comes back.
+    pub(crate) fn push_again(&mut self, lane: Lane, item: T, now: Instant) -> Result<Token, T> {
+        if self.places.len() >= NONE as usize { Err(item) } else { self.enter(lane, item, now) }
+    }
+
+    fn enter(&mut self, lane: Lane, item: T, now: Instant) -> Result<Token, T> {
         self.number = self.number.wrapping_add(1);
         let number = self.number;
         let apart = Links { before: NONE, after: NONE };
         let settled = false;
         let new = Place { item, number, lane, since: now, settled, in_lane: apart, in_all: apart };
-        // Below `max`, which is at most NONE.
+        // Below NONE, as the callers have seen.
         let place = self.places.insert(new) as u32;
         self.append(List::Lane, lane, place);
         self.append(List::All, lane, place);

@@ -254,7 +254,7 @@ impl Core {
             Cargo::Connection(connection) => Some(connection.trace().clone()),
             Cargo::List(_) => None,
         };
-        match self.place(entry) {
+        match self.place_again(entry) {
             Ok(()) => {
                 self.counters.moved += 1;
                 if let Some(trace) = trace {

@@ -108,9 +108,7 @@ impl Core {
         }
         let balance = settings.balance != self.settings.balance
             || settings.otherwise != self.settings.otherwise;
-        let (max, timeout) = (settings.queue_max, settings.queue_timeout);
-        // Whoever waits has a place, however many may wait from now on.
-        self.queue.set_bounds(max.max(self.queue.len()), timeout);
+        self.queue.set_bounds(settings.queue_max, settings.queue_timeout);
         self.settings = settings;
         if balance {
             self.picker =
@@ -127,7 +125,6 @@ impl Core {
             }
             self.redistribute(waiting);
         }
-        self.queue.set_bounds(max, timeout);
         for slot in 0..self.slots.len() as u32 {
             self.settled(slot);
         }
@@ -226,7 +223,7 @@ impl Core {
         for (slot, entry) in waiting {
             if !entry.is_connection() {
                 self.undelivered(slot, entry, UndeliveredReason::WorkerGone);
-            } else if let Err((_, entry)) = self.place(entry) {
+            } else if let Err((_, entry)) = self.place_again(entry) {
                 self.undelivered(slot, entry, UndeliveredReason::WorkerGone);
             }
         }

@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "script")]
+use super::waiting::Room;
 use super::{Core, Refused};
 use crate::handoff::Entry;
 use crate::pool::pick;
@@ -42,8 +44,10 @@ impl Core {
     pub(crate) fn offer_to(&mut self, slot: u32, entry: Entry) -> Result<(), (Refused, Entry)> {
         let stays = |place: &Slot| !place.held && !place.is_unwanted() && !place.is_over();
         match self.slot(slot) {
-            Some(_) if self.is_free_for_key(slot) => self.put(Choice::Now(slot), entry),
-            Some(place) if stays(place) => self.put(Choice::ItsQueue(slot), entry),
+            Some(_) if self.is_free_for_key(slot) => {
+                self.put(Choice::Now(slot), entry, Room::Bounded)
+            }
+            Some(place) if stays(place) => self.put(Choice::ItsQueue(slot), entry, Room::Bounded),
             Some(_) | None => self.place(entry),
         }
     }

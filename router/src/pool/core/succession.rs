@@ -73,11 +73,7 @@ impl Core {
     /// Lets somebody wait who waited at the router before this one, however many do: whoever has a place
     /// keeps it.
     pub(crate) fn offer_again(&mut self, entry: Entry) -> Result<(), (Refused, Entry)> {
-        let (max, timeout) = (self.settings.queue_max, self.settings.queue_timeout);
-        self.queue.set_bounds(usize::MAX, timeout);
-        let offered = self.offer(entry);
-        self.queue.set_bounds(max, timeout);
-        offered
+        self.place_again(entry)
     }
 
     /// Takes what the router before this one has sent to a worker. Its process was named just now, and

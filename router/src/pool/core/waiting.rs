@@ -16,6 +16,15 @@ use crate::queue::{Lane, Token};
 /// served first: a bound on the work of one turn, far above what refusals leave in a queue.
 const PASSED_OVER: usize = 64;
 
+/// Whether the queue's bound holds for an entry.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Room {
+    /// It is new.
+    Bounded,
+    /// It had a place.
+    Kept,
+}
+
 /// What the pool's lane has for a worker with room.
 enum Next {
     /// This entry goes to this slot.
@@ -34,14 +43,26 @@ impl Core {
         self.burst.unwrap_or_else(now)
     }
 
-    /// Finds a worker for an entry, or a place in the queue.
+    /// Finds a worker for a new entry, or a place in the queue.
     pub(super) fn place(&mut self, entry: Entry) -> Result<(), (Refused, Entry)> {
         let choice = self.choose(&entry);
-        self.put(choice, entry)
+        self.put(choice, entry, Room::Bounded)
+    }
+
+    /// Finds another worker, or a place in the queue, for an entry that had either: it keeps its place,
+    /// however many wait. What all windows hold may come back at once, and no more.
+    pub(super) fn place_again(&mut self, entry: Entry) -> Result<(), (Refused, Entry)> {
+        let choice = self.choose(&entry);
+        self.put(choice, entry, Room::Kept)
     }
 
     /// Does with an entry what was chosen.
-    pub(super) fn put(&mut self, choice: Choice, entry: Entry) -> Result<(), (Refused, Entry)> {
+    pub(super) fn put(
+        &mut self,
+        choice: Choice,
+        entry: Entry,
+        room: Room,
+    ) -> Result<(), (Refused, Entry)> {
         let lane = match choice {
             Choice::Now(slot) => return self.give(slot, entry),
             Choice::ItsQueue(slot) => Lane::Worker(slot),
@@ -52,7 +73,12 @@ impl Core {
         if let Cargo::Connection(connection) = &entry.cargo {
             connection.trace().queued();
         }
-        match self.queue.push(lane, entry, self.now()) {
+        let now = self.now();
+        let pushed = match room {
+            Room::Bounded => self.queue.push(lane, entry, now),
+            Room::Kept => self.queue.push_again(lane, entry, now),
+        };
+        match pushed {
             Ok(first) => {
                 self.signals.queued |= first;
                 Ok(())
@@ -159,7 +185,7 @@ impl Core {
         }
         // What is moved goes to the lanes of others, so this ends.
         while let Some(entry) = self.queue.take_first(Lane::Worker(slot)) {
-            if let Err((_, entry)) = self.place(entry) {
+            if let Err((_, entry)) = self.place_again(entry) {
                 self.undelivered(slot, entry, UndeliveredReason::NoWorker);
             }
         }

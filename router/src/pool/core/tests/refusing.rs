@@ -1,5 +1,7 @@
 //! What a worker does not take.
 
+use std::time::Duration;
+
 use super::*;
 
 #[tokio::test]
@@ -67,4 +69,32 @@ async fn a_missing_descriptor_is_sent_again_alone_to_a_worker_without_others() {
     let packets: Vec<(u8, usize)> =
         pool.got(0).iter().map(|(kind, _, descriptors)| (*kind, descriptors.len())).collect();
     assert_eq!(packets, [(kind::OFFER, 1), (kind::OFFER, 1)]);
+}
+
+#[tokio::test]
+async fn what_comes_back_waits_in_a_queue_that_is_full() {
+    for dies in [false, true] {
+        let mut pool =
+            Pool::ready(2, &options().handoff_window(1).queue(1, Duration::from_secs(60)));
+        let _clients = [pool.offer(), pool.offer(), pool.offer()];
+        let (_fourth, entry) = connection();
+        assert_eq!(pool.core.offer(entry).unwrap_err().0, Refused::QueueFull);
+        let (number, socket) = pool.offered(0).remove(0);
+        drop(socket);
+        if dies {
+            pool.core.gone(worker(0), Exit::Signal(9), None, false);
+            pool.core.ended(worker(0));
+        } else {
+            pool.refuse(0, number, RefusalReason::Draining).unwrap();
+        }
+        assert_eq!(pool.core.queued(), 2, "dies: {dies}");
+        let event = pool.core.next_event(None);
+        assert!(!matches!(event, Some((_, WorkerEvent::Undelivered(_)))), "{event:?}");
+        let mut served = 0;
+        while let [(number, _)] = &*pool.offered(1) {
+            pool.acknowledge(1, *number, 0);
+            served += 1;
+        }
+        assert_eq!(served, 3, "dies: {dies}");
+    }
 }

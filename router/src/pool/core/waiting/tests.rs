@@ -284,3 +284,36 @@ fn when_every_worker_is_to_end_who_waits_or_comes_is_told_so() {
     assert!(reasons(&mut core).contains(&UndeliveredReason::ShuttingDown));
     assert_eq!(core.offer(entry(3, None)).unwrap_err().0, Refused::Closed);
 }
+
+#[test]
+fn who_had_a_place_keeps_it_however_many_wait() {
+    let options = WorkerOptions::new("none").balance(Balance::LeastConnections);
+    let mut core = core_with(2, options);
+    core.queue.set_bounds(1, TIMEOUT);
+    for id in 1..=3 {
+        core.offer(entry(id, None)).unwrap();
+    }
+    assert_eq!(core.offer(entry(4, None)).unwrap_err().0, Refused::QueueFull);
+    // They stand before ports whose workers leave, and others follow.
+    core.drain(0, false);
+    core.drain(1, false);
+    assert_eq!((core.queued(), reasons(&mut core)), (3, vec![]));
+    assert_eq!(core.offer(entry(5, None)).unwrap_err().0, Refused::QueueFull);
+}
+
+#[test]
+fn a_keys_lane_moves_into_a_queue_that_is_full() {
+    let mut core = core(2, Balance::HashPeerIp);
+    let (here, there) = (address_of(&core, 0), address_of(&core, 1));
+    for (id, address) in [(1, &here), (2, &here), (3, &here), (4, &there)] {
+        core.offer(entry(id, Some(address))).unwrap();
+    }
+    core.queue.set_bounds(1, TIMEOUT);
+    core.slots[0].handoff.sent(1, Instant::now(), "app-1", 1);
+    core.drain(0, true);
+    assert_eq!((core.queued(), reasons(&mut core)), (2, vec![]), "they wait for the other worker");
+    for id in [4, 2, 3] {
+        assert_eq!(given(&core)[1], [id]);
+        serve(&mut core, 1);
+    }
+}
