@@ -36,12 +36,15 @@ use vestibule_protocol::sys::seqpacket_pair;
 
 use crate::processes::find_program;
 use crate::server::raise_descriptor_limit;
+use crate::sys;
 
 /// Everything under valgrind takes some fifty times as long.
 const PATIENCE: Duration = Duration::from_secs(60);
 /// Hand-overs of the shorter run; the longer one has [`COUNTED`] more.
 const WARM_UP: usize = 512;
 const COUNTED: usize = 2048;
+/// The same where time is taken, which is not as exact: a quarter of a second or more.
+const TIMED: usize = 8192;
 /// The length of the memory for the router's counters.
 const COUNTERS: u64 = 4096;
 
@@ -139,21 +142,43 @@ impl Rules {
 /// # Errors
 /// [`InstructionError`].
 pub(crate) fn count(shape: Shape, folder: &Path) -> Result<f64, InstructionError> {
-    // A thousand ports, in this process and in the router's.
-    raise_descriptor_limit();
-    let short = run(shape, WARM_UP, folder)?;
-    let long = run(shape, WARM_UP + COUNTED, folder)?;
-    Ok(long.saturating_sub(short) as f64 / COUNTED as f64)
+    let Shape { workers, listeners, rules, burst } = shape;
+    let name = format!("callgrind.{workers}-{listeners}-{}-{burst}", rules.count());
+    each(shape, COUNTED, Meter::Callgrind(&folder.join(name)))
 }
 
-fn run(shape: Shape, connections: usize, folder: &Path) -> Result<u64, InstructionError> {
+/// CPU of one hand-over in the same router without valgrind, user and system, in µs.
+///
+/// # Errors
+/// [`InstructionError`].
+pub(crate) fn cpu(shape: Shape) -> Result<f64, InstructionError> {
+    each(shape, TIMED, Meter::Clock).map(|nanoseconds| nanoseconds / 1e3)
+}
+
+/// What is counted of a router.
+#[derive(Clone, Copy)]
+enum Meter<'a> {
+    /// Instructions in user space, by callgrind, whose report goes to this file.
+    Callgrind(&'a Path),
+    /// Nanoseconds of CPU, by the process's clock.
+    Clock,
+}
+
+fn each(shape: Shape, counted: usize, meter: Meter<'_>) -> Result<f64, InstructionError> {
+    // A thousand ports, in this process and in the router's.
+    raise_descriptor_limit();
+    let short = run(shape, WARM_UP, meter)?;
+    let long = run(shape, WARM_UP + counted, meter)?;
+    Ok(long.saturating_sub(short) as f64 / counted as f64)
+}
+
+fn run(shape: Shape, connections: usize, meter: Meter<'_>) -> Result<u64, InstructionError> {
     let Shape { workers, listeners, rules, burst } = shape;
     let number = rules.count();
-    let file = folder.join(format!("callgrind.{workers}-{listeners}-{number}-{burst}"));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let (ours, theirs) = seqpacket_pair()?;
-        let mut router = Router(start(theirs, &file)?);
+        let mut router = Router(start(theirs, meter)?);
         let control = PacketSocket::new(ours)?;
         let counters = counters()?;
         send(&control, &ToRouter::Setup(setup(shape)), Some(counters.as_fd())).await?;
@@ -200,13 +225,15 @@ fn run(shape: Shape, connections: usize, folder: &Path) -> Result<u64, Instructi
                 }
             }
         }
+        let cpu = sys::cpu_time(Pid::from_child(&router.0));
         listening.abort();
         control.shutdown();
         let status = router.0.wait().map_err(InstructionError::Start)?;
         if !status.success() {
             return Err(InstructionError::Ended(status));
         }
-        let report = fs::read_to_string(&file)?;
+        let Meter::Callgrind(file) = meter else { return Ok(cpu?.as_nanos() as u64) };
+        let report = fs::read_to_string(file)?;
         let line = report.lines().rev().find_map(|line| line.strip_prefix("totals: "));
         line.and_then(|count| count.trim().parse().ok()).ok_or(InstructionError::NoCount)
     })
@@ -231,15 +258,21 @@ impl Drop for Router {
     }
 }
 
-/// Starts this executable's role `counted-router` under valgrind; its control channel is its standard input.
-fn start(control: OwnedFd, file: &Path) -> Result<Child, InstructionError> {
-    let valgrind = find_program("valgrind").ok_or(InstructionError::NoValgrind)?;
-    let mut output = std::ffi::OsString::from("--callgrind-out-file=");
-    output.push(file);
-    Command::new(valgrind)
-        .args(["--tool=callgrind", "--quiet"])
-        .arg(output)
-        .arg(env::current_exe().map_err(InstructionError::Start)?)
+/// Starts this executable's role `counted-router`, under valgrind if that counts; its control channel is its standard input.
+fn start(control: OwnedFd, meter: Meter<'_>) -> Result<Child, InstructionError> {
+    let own = env::current_exe().map_err(InstructionError::Start)?;
+    let mut command = match meter {
+        Meter::Clock => Command::new(own),
+        Meter::Callgrind(file) => {
+            let mut output = std::ffi::OsString::from("--callgrind-out-file=");
+            output.push(file);
+            let valgrind = find_program("valgrind").ok_or(InstructionError::NoValgrind)?;
+            let mut command = Command::new(valgrind);
+            command.args(["--tool=callgrind", "--quiet"]).arg(output).arg(own);
+            command
+        }
+    };
+    command
         .args(["serve", "--parent", &getpid().to_string(), "counted-router"])
         .stdin(Stdio::from(control))
         .stdout(Stdio::null())

@@ -97,12 +97,10 @@ impl Bench<'_> {
     /// Starts what was asked for and is installed.
     fn start(&self, scenario: Scenario) -> Result<Vec<Contender>, Box<dyn Error>> {
         let timed = scenario == Scenario::FirstRead;
+        let asked = |kind| self.options.only.is_empty() || self.options.only.contains(&kind);
         let mut contenders = Vec::new();
         for kind in Kind::value_variants() {
-            if !self.options.only.is_empty() && !self.options.only.contains(kind) {
-                continue;
-            }
-            if timed && !kind.can_be_timed() || kind.is_program() != (scenario == Scenario::Rules) {
+            if !asked(*kind) || !kind.joins(scenario) {
                 continue;
             }
             match contender::start(*kind, self.options.workers, timed)? {
@@ -136,7 +134,10 @@ impl Bench<'_> {
         }
         let table = match scenario {
             Scenario::Rules => format!("{}\n{}", report::rules(&rows), report::many(&rows)),
-            _ => report::relative(&rows),
+            _ => {
+                let ours = [Kind::Vestibule, Kind::Program];
+                ours.map(|kind| report::relative(kind, &rows)).join("\n")
+            }
         };
         println!("{}\n{table}", report::absolute(&rows));
         if scenario == Scenario::Short
@@ -205,7 +206,8 @@ fn allocations(options: &Options) -> Result<bool, Box<dyn Error>> {
     Ok(true)
 }
 
-/// Prints what a hand-over costs the router in user space, with few and many workers, listeners and rules.
+/// Prints what a hand-over costs the router with few and many workers, listeners and rules: instructions in user space, and CPU.
+/// `false` when a promised ratio is exceeded.
 fn instructions() -> Result<bool, Box<dyn Error>> {
     println!("{}\n", machine::facts());
     let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
@@ -213,22 +215,43 @@ fn instructions() -> Result<bool, Box<dyn Error>> {
     let by_network = |count| Shape { rules: Rules::Networks(count), ..one };
     let by_host = |count| Shape { rules: Rules::Hosts(count), ..one };
     let burst = Shape { burst: 64, ..one };
-    for (what, few, many) in [
-        ("workers, one connection at a time", one, Shape { workers: 1000, ..one }),
-        ("listeners, one connection at a time", one, Shape { listeners: 100, ..one }),
-        ("rules by network, one connection at a time", by_network(10), by_network(10_000)),
-        ("rules by host, one connection at a time", by_host(10), by_host(10_000)),
-        ("workers, 64 connections at once", burst, Shape { workers: 1000, ..burst }),
+    let mut kept = true;
+    // Beside each the ratio that is promised of its instructions.
+    for (what, few, many, bound) in [
+        ("workers, one connection at a time", one, Shape { workers: 1000, ..one }, Some(1.2)),
+        ("listeners, one connection at a time", one, Shape { listeners: 100, ..one }, Some(1.1)),
+        (
+            "rules by network, one connection at a time",
+            by_network(10),
+            by_network(10_000),
+            Some(1.3),
+        ),
+        ("rules by host, one connection at a time", by_host(10), by_host(10_000), Some(1.3)),
+        ("workers, 64 connections at once", burst, Shape { workers: 1000, ..burst }, None),
     ] {
-        let few = instructions::count(few, folder)?;
-        let many = instructions::count(many, folder)?;
-        println!("{what}: {few:.0}, with many {many:.0}: {:.2} ×", many / few);
+        let count = [instructions::count(few, folder)?, instructions::count(many, folder)?];
+        let cpu = [instructions::cpu(few)?, instructions::cpu(many)?];
+        let ratio = |[few, many]: [f64; 2]| many / few;
+        println!(
+            "{what}: {:.0} instructions, with many {:.0}: {:.2} ×; CPU {:.1} µs, with many {:.1}: {:.2} ×",
+            count[0],
+            count[1],
+            ratio(count),
+            cpu[0],
+            cpu[1],
+            ratio(cpu)
+        );
+        // The promise is about what is installed, which is optimized.
+        if !cfg!(debug_assertions) && bound.is_some_and(|bound| ratio(count) > bound) {
+            println!("more than {:.1} × of the instructions", bound.unwrap_or_default());
+            kept = false;
+        }
     }
     println!(
         "callgrind_annotate reads {}/callgrind.WORKERS-LISTENERS-RULES-BURST",
         folder.display()
     );
-    Ok(true)
+    Ok(kept)
 }
 
 fn load(options: &Options, scenario: Scenario, clients: usize, rate: Option<f64>) -> Load {

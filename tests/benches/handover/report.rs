@@ -83,13 +83,14 @@ fn quantiles(rounds: &[Round], of: impl Fn(&Round) -> [f64; 3]) -> [String; 3] {
     })
 }
 
-/// Vestibule as a multiple of each other contender, round by round: what the machine did to a round it did to both.
-/// Empty without vestibule or without others.
-pub(crate) fn relative(rows: &[Row]) -> String {
-    let ours = rows.iter().find(|(kind, _)| *kind == Kind::Vestibule);
-    let others: Vec<_> = rows.iter().filter(|(kind, _)| *kind != Kind::Vestibule).collect();
+/// One contender as a multiple of each other, round by round: what the machine did to a round it did to both.
+/// Empty without it or without others.
+pub(crate) fn relative(of: Kind, rows: &[Row]) -> String {
+    let ours = rows.iter().find(|(kind, _)| *kind == of);
+    let others: Vec<_> = rows.iter().filter(|(kind, _)| *kind != of).collect();
     let (Some((_, ours)), false) = (ours, others.is_empty()) else { return String::new() };
-    let mut cells = vec![["vestibule ÷", "CPU", "a second"].map(str::to_owned)];
+    let head = [format!("{} ÷", of.name()), "CPU".to_owned(), "a second".to_owned()];
+    let mut cells = vec![head];
     cells.extend(others.iter().map(|(kind, theirs)| ratios(*kind, ours, theirs)));
     markdown(&cells)
 }

@@ -19,6 +19,7 @@ use rustix::process::{Pid, getpid};
 use thiserror::Error;
 
 pub(crate) use self::routed::{Routed, start_counted};
+use crate::cli::Scenario;
 use crate::hello::BODY;
 use crate::load::Asking;
 use crate::processes::{ProcessError, Server};
@@ -37,14 +38,14 @@ pub(crate) enum Kind {
     Bare,
     /// The router and the worker runtime of this workspace
     Vestibule,
+    /// The same as the installed program: supervisor, router and workers, with one route, which asks nothing
+    Program,
     /// nginx `stream` in front of direct workers
     Nginx,
     /// HAProxy in TCP mode in front of direct workers
     Haproxy,
     /// Node's cluster, round robin
     NodeCluster,
-    /// The program with one route, which asks nothing
-    Program,
     /// The program with routes by the client's network
     ProgramNetwork,
     /// The program with routes by the host of the request, which it looks at
@@ -64,10 +65,18 @@ const FEW: u32 = 10;
 const MANY: u32 = 10_000;
 
 impl Kind {
-    /// Whether it is there to be compared with the program without rules, or with few.
-    pub(crate) fn is_program(self) -> bool {
-        self.asking() != Asking::Alike
-            || matches!(self, Self::Program | Self::ProgramNetwork | Self::ProgramHost)
+    /// Whether it is there only to be compared with the program without rules, or with few.
+    pub(crate) fn has_rules(self) -> bool {
+        self.asking() != Asking::Alike || matches!(self, Self::ProgramNetwork | Self::ProgramHost)
+    }
+
+    /// Whether it takes part in a kind of load.
+    pub(crate) fn joins(self, scenario: Scenario) -> bool {
+        match scenario {
+            Scenario::Short | Scenario::Offered | Scenario::Keepalive => !self.has_rules(),
+            Scenario::FirstRead => self.can_be_timed(),
+            Scenario::Rules => self.has_rules() || self == Self::Program,
+        }
     }
 
     /// In what its connections differ.
@@ -82,7 +91,7 @@ impl Kind {
     }
 
     /// Whether its servers can say when a request was first read.
-    pub(crate) fn can_be_timed(self) -> bool {
+    fn can_be_timed(self) -> bool {
         matches!(self, Self::Direct | Self::Vestibule | Self::NodeCluster)
     }
 
@@ -162,6 +171,8 @@ enum Router {
     First,
     /// The one that was started and all its descendants.
     All,
+    /// All descendants that run the same program, but not the one that was started: it watches them.
+    Below,
 }
 
 /// A contender whose servers run. Dropping it ends them.
@@ -188,6 +199,12 @@ impl Contender {
                 Router::None => {}
                 Router::First => processes.router.push(server.pid()),
                 Router::All => processes.router.extend(&tree),
+                Router::Below => {
+                    let own = program(server.pid());
+                    let below =
+                        tree.iter().skip(1).filter(|pid| own.is_some() && program(**pid) == own);
+                    processes.router.extend(below);
+                }
             }
             processes.all.extend(tree);
         }
@@ -207,6 +224,11 @@ impl Contender {
             }
         }
     }
+}
+
+/// The file that a process runs; `None` where that cannot be seen.
+fn program(pid: Pid) -> Option<PathBuf> {
+    fs::read_link(format!("/proc/{}/exe", pid.as_raw_nonzero())).ok()
 }
 
 /// One request of the kind that is measured.

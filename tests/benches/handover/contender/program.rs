@@ -80,6 +80,6 @@ pub(super) fn start(kind: Kind, workers: usize) -> Result<Started, StartError> {
     command.arg("--log").arg("error").arg("--admin").arg(folder.path().join("admin.sock"));
     command.stdin(Stdio::null()).stdout(Stdio::null());
     let server = Server::spawn(command, Stop::Terminate)?;
-    let servers = vec![(server, Router::None)];
+    let servers = vec![(server, Router::Below)];
     Ok(Started::Running(Contender { kind, port, servers, _folder: Some(folder) }))
 }
