@@ -1,4 +1,4 @@
-//! A worker that ends TLS with rustls and answers HTTP/1.1:
+//! A worker that ends TLS with rustls and answers HTTP/1.1 and HTTP/2:
 //!
 //! ```text
 //! tls-worker CERTIFICATE KEY      two files in PEM form
@@ -9,17 +9,17 @@
 
 use std::convert::Infallible;
 use std::error::Error;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper::server::conn::http1;
+use hyper::server::conn::{http1, http2};
 use hyper::service::service_fn;
 use hyper::{Request, Response};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls::ServerConfig;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
@@ -27,8 +27,11 @@ use tokio::time::timeout;
 use tokio_rustls::TlsAcceptor;
 use vestibule_worker::{ConnectionInfo, Event, Stream, WorkerScope};
 
-/// How long a client may take for its handshake, and for each head.
+/// How long a client may take for its handshake, for each head, and to show that it is still there.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a client offers that speaks HTTP/2 (RFC 9113 3.2).
+const HTTP2: &[u8] = b"h2";
 
 fn main() -> Result<(), Box<dyn Error>> {
     let scope = WorkerScope::from_env()?.keeps_scope(true); // before any thread
@@ -53,7 +56,7 @@ fn acceptor() -> Result<TlsAcceptor, Box<dyn Error>> {
     let chain = CertificateDer::pem_file_iter(certificate)?.collect::<Result<Vec<_>, _>>()?;
     let key = PrivateKeyDer::from_pem_file(key)?;
     let mut config = ServerConfig::builder().with_no_client_auth().with_single_cert(chain, key)?;
-    config.alpn_protocols = vec![b"http/1.1".to_vec()];
+    config.alpn_protocols = vec![HTTP2.to_vec(), b"http/1.1".to_vec()];
     Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
@@ -62,7 +65,9 @@ async fn serve(scope: WorkerScope, acceptor: TlsAcceptor, stream: Stream, info: 
     let draining = scope.draining();
     // Whoever has no handshake to offer in time, or a wrong one, was told so by rustls.
     let Ok(Ok(stream)) = timeout(PATIENCE, acceptor.accept(stream)).await else { return };
-    let name: Arc<str> = stream.get_ref().1.server_name().unwrap_or("none").into();
+    let session = stream.get_ref().1;
+    let name: Arc<str> = session.server_name().unwrap_or("none").into();
+    let two = session.alpn_protocol() == Some(HTTP2);
     let about = info.clone();
     let answer = service_fn(move |_: Request<Incoming>| {
         let text = format!(
@@ -76,15 +81,33 @@ async fn serve(scope: WorkerScope, acceptor: TlsAcceptor, stream: Stream, info: 
     // Where rules look at requests, too, a later one that is not for this pool is told 421: what is
     // behind TLS cannot go back to the router.
     let answer = scope.guard_requests(&about, answer);
-    let mut http = http1::Builder::new();
-    http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
-    let mut connection = pin!(http.serve_connection(TokioIo::new(stream), answer));
+    let stream = TokioIo::new(stream);
+    if two {
+        let mut http = http2::Builder::new(TokioExecutor::new());
+        http.timer(TokioTimer::new());
+        http.keep_alive_interval(PATIENCE).keep_alive_timeout(PATIENCE);
+        let conversation = http.serve_connection(stream, answer);
+        converse(conversation, http2::Connection::graceful_shutdown, draining).await;
+    } else {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(PATIENCE);
+        let conversation = http.serve_connection(stream, answer);
+        converse(conversation, http1::Connection::graceful_shutdown, draining).await;
+    }
+}
+
+async fn converse<C: Future>(
+    conversation: C,
+    finish: fn(Pin<&mut C>),
+    draining: impl Future<Output = ()>,
+) {
+    let mut conversation = pin!(conversation);
     // How it ends concerns its client alone.
     tokio::select! {
-        _ = connection.as_mut() => {}
+        _ = conversation.as_mut() => {}
         () = draining => {
-            connection.as_mut().graceful_shutdown();
-            let _ = connection.await;
+            finish(conversation.as_mut());
+            let _ = conversation.await;
         }
     }
 }

@@ -20,6 +20,12 @@ const WORKER: &str = env!("CARGO_BIN_EXE_tls-worker");
 
 /// The example's folder, ready to run: worker, certificates, and its configuration on a free port.
 fn folder() -> Folder {
+    let written = Path::new(env!("CARGO_MANIFEST_DIR")).join("vestibule.toml");
+    folder_with(&std::fs::read_to_string(written).unwrap())
+}
+
+/// The same with another configuration.
+fn folder_with(config: &str) -> Folder {
     let folder = Folder::new();
     for site in ["shop", "blog"] {
         let name = format!("{site}.example.org");
@@ -35,8 +41,6 @@ fn folder() -> Folder {
         // The workers' user is not whoever runs the test.
         set_mode(&folder.join(&format!("{site}.key")), 0o644);
     }
-    let written = Path::new(env!("CARGO_MANIFEST_DIR")).join("vestibule.toml");
-    let config = std::fs::read_to_string(written).unwrap();
     let config = config
         .replace("127.0.0.1:8443", "127.0.0.1:0")
         .replace("[\"tls-worker\"", &format!("[\"{WORKER}\""));
@@ -58,12 +62,25 @@ fn start(folder: &Folder) -> (Master, Place) {
 }
 
 fn curl(folder: &Folder, master: &Master, name: &str, site: &str) -> Output {
+    curl_for(folder, master, name, site, &["/"], &[])
+}
+
+/// One run of curl, for all of these paths.
+fn curl_for(
+    folder: &Folder,
+    master: &Master,
+    name: &str,
+    site: &str,
+    paths: &[&str],
+    more: &[&str],
+) -> Output {
     let port = master.address().port();
     Command::new("curl")
         .args(["--silent", "--show-error", "--max-time", "20", "--cacert"])
         .arg(folder.join(&format!("{site}.crt")))
         .args(["--resolve", &format!("{name}:{port}:127.0.0.1")])
-        .arg(format!("https://{name}:{port}/"))
+        .args(more)
+        .args(paths.iter().map(|path| format!("https://{name}:{port}{path}")))
         .output()
         .unwrap()
 }
@@ -108,5 +125,49 @@ fn openssl_completes_a_handshake_and_reads_an_answer() {
     drop(input);
     let said = String::from_utf8_lossy(&output.stdout);
     assert!(said.contains("worker=blog-1; route=blog; name=blog.example.org"), "{output:?}");
+    master.stop();
+}
+
+/// A rule in front looks at paths. It is about other clients, so that this one's name decides; but the worker
+/// is told what holds for everybody who comes by that name.
+const PATHS: &str = r#"
+[[route]]
+peer = "127.0.0.9"
+path = "/admin/*"
+reject = 403
+
+[[route]]
+name = "shop""#;
+
+/// Version, status, and whether it took another connection, of each answer.
+const SAYS: &str = "\n%{http_version} %{http_code} %{num_connects}\n";
+
+#[test]
+fn a_later_request_that_is_another_workers_is_told_421_behind_tls() {
+    let written = Path::new(env!("CARGO_MANIFEST_DIR")).join("vestibule.toml");
+    let config = std::fs::read_to_string(written).unwrap();
+    let folder = folder_with(&config.replacen("[[route]]\nname = \"shop\"", PATHS, 1));
+    let (master, _place) = start(&folder);
+    let ask = |more: &[&str]| {
+        let more = [&["--write-out", SAYS], more].concat();
+        let paths = ["/", "/admin/x", "/x/..//%61dmin", "/y"];
+        let name = "shop.example.org";
+        let output = curl_for(&folder, &master, name, "shop", &paths, &more);
+        let said = String::from_utf8(output.stdout).unwrap();
+        let answers = said.lines().filter(|line| !line.is_empty());
+        let answers =
+            answers.map(|line| if line.starts_with("worker=shop-") { "shop" } else { line });
+        (answers.collect::<Vec<_>>().join("; "), String::from_utf8(output.stderr).unwrap())
+    };
+    // HTTP/2: the next request is served on the same connection.
+    let (said, why) = ask(&["--http2", "--path-as-is"]);
+    assert_eq!(said, "shop; 2 200 1; 2 421 0; 2 421 0; shop; 2 200 0", "{why}");
+    // HTTP/1.1: the connection closes with the answer, and what opens the next one is served.
+    let (said, why) = ask(&["--http1.1", "--path-as-is"]);
+    assert_eq!(said, "shop; 1.1 200 1; 1.1 421 0; shop; 1.1 200 1; shop; 1.1 200 0", "{why}");
+    // Whom the rule is about cannot be seen to be another: nothing of it is served.
+    let (said, why) = ask(&["--http2", "--interface", "127.0.0.9"]);
+    assert_eq!(said, "0 000 1; 0 000 1; 0 000 1; 0 000 1", "{why}");
+    assert!(why.contains("access denied"), "{why}");
     master.stop();
 }

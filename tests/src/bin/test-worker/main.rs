@@ -1,6 +1,7 @@
 //! A well-behaved worker over the Rust runtime. Its first argument says how it takes connections:
 //! `recv` (its own loop), `typed` (the same, every message a `u64`), `careless` (the same, and it does not
-//! say that it keeps to the scope of its connections) or `serve` (hyper).
+//! say that it keeps to the scope of its connections), `serve` (hyper) or `http2` (its own loop over hyper's
+//! HTTP/2).
 //!
 //! `TEST_GATE` names a FIFO to wait for before anything else; `TEST_STUBBORN` makes it ignore
 //! SIGTERM; `TEST_DESCRIPTORS` limits what it may open beyond what it has, from its first connection on;
@@ -16,6 +17,7 @@
 )]
 
 mod handing;
+mod http2;
 mod obey;
 mod own;
 mod serve;
@@ -41,6 +43,7 @@ fn main() {
         "careless" => runtime.block_on(own::run(scope)),
         "typed" => runtime.block_on(own::run(scope.message::<u64>().keeps_scope(true))),
         "serve" => runtime.block_on(serve::run(scope)),
+        "http2" => runtime.block_on(http2::run(scope.keeps_scope(true))),
         "exit" => std::process::exit(7),
         other => panic!("no way to take connections: {other:?}"),
     }

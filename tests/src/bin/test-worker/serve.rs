@@ -16,7 +16,7 @@ pub(crate) async fn run(scope: WorkerScope) {
     scope.serve_service(service_fn(move |request| answer(mine.clone(), request))).await.unwrap();
 }
 
-async fn answer(
+pub(crate) async fn answer(
     scope: WorkerScope,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
