@@ -172,8 +172,10 @@ impl Rule {
         if let Some(levels) = &conditions.levels {
             let is = facts.context.and_then(|label| match label.level().parse::<LevelRange>() {
                 Ok(level) => Fact::Known(levels.iter().any(|range| range.contains(&level))),
-                // A policy without levels, or with names for them.
-                Err(_) => Fact::Absent,
+                // A policy without levels.
+                Err(_) if label.level().is_empty() => Fact::Absent,
+                // One with other names: only the policy knows which of them dominates which.
+                Err(_) => Fact::Unknown(Cause::Hidden),
             });
             weighing.add(Key::of("peer-level"), Depth::Context, is)?;
         }

@@ -5,7 +5,7 @@ use vestibule_protocol::supervision::{RuleSetup, TargetSetup};
 
 use self::model::{Seen, naive, seen, written};
 use super::*;
-use crate::inspect::{Fact, HttpHead, Speech, normal};
+use crate::inspect::{Fact, HttpHead, Label, Speech, normal};
 
 fn table(rules: &[RuleSetup], listeners: usize) -> Table {
     let rules = rules.iter().map(|rule| compile(rule).unwrap()).collect();
@@ -163,6 +163,28 @@ fn what_a_rule_wants_to_see_and_cannot_goes_where_its_listener_says() {
     }
     let http2 = decide(&strict, &spoken(Speech::Http2)).0;
     assert_eq!(http2.rejection(), Some(Rejection::because(Reason::UnknownFact)));
+}
+
+/// Which level dominates another one only the policy knows whose names they are.
+#[test]
+fn a_level_that_cannot_be_compared_does_not_come_to_the_next_rule() {
+    let low = RuleSetup {
+        levels: Some(vec!["s0-s0:c0.c5".to_owned()]),
+        ..RuleSetup::new("low", TargetSetup::Status(403))
+    };
+    let table = table(&[low, RuleSetup::new("rest", TargetSetup::Pool(0))], 1);
+    for (label, reason) in [
+        ("u:r:t:s0:c1", Some(Reason::Rejected)),
+        ("u:r:t:s0:c1,c9", None),
+        ("u:r:t", None),
+        ("u:r:t:s0:secret", Some(Reason::UnknownFact)),
+        ("u:r:t:confidential", Some(Reason::UnknownFact)),
+    ] {
+        let context = Fact::Known(Label::parse(label).unwrap());
+        let seen = Seen { context, ..spoken(Speech::Http2) };
+        let rejection = decide(&table, &seen).0.rejection();
+        assert_eq!(rejection.map(|rejection| rejection.reason()), reason, "{label}");
+    }
 }
 
 #[test]
