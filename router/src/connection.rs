@@ -8,7 +8,7 @@ use vestibule_protocol::envelope::{PassedConnection, Transferable};
 use vestibule_protocol::{ConnectionInfo, Data};
 
 #[cfg(feature = "cli")]
-use crate::inspect::{Cause, Fact, Label};
+use crate::inspect::{Cause, Credentials, Fact, Label};
 use crate::inspect::{PausedConnection, Touched};
 use crate::reject::{self, Reason, Rejection};
 use crate::route::Affinity;
@@ -100,6 +100,17 @@ impl Connection {
         };
         self.note_context(&context);
         context
+    }
+
+    /// Who is at the other end of a Unix-domain socket; absent for an Internet peer. One that has
+    /// neither address nor user is hidden: the kernel does not say, or it is a proxy's Unix-domain client.
+    #[cfg(feature = "cli")]
+    pub(crate) fn credentials(&self) -> Fact<Credentials> {
+        match (self.info.peer_credentials, self.info.peer) {
+            (Some(who), _) => Fact::Known(Credentials { uid: who.uid, user: None }),
+            (None, Some(_)) => Fact::Absent,
+            (None, None) => Fact::Unknown(Cause::Hidden),
+        }
     }
 
     #[cfg(feature = "cli")]

@@ -220,7 +220,7 @@ impl Listener {
     }
 
     fn connection(&self, socket: OwnedFd, peer: Option<SocketAddr>, accepted: u64) -> Connection {
-        // The kernel knows it without a question to anybody. Should it not say, nobody is meant.
+        // The kernel knows it without a question to anybody. Should it not say, it is not known.
         let peer_credentials =
             if self.is_unix { peer::credentials(socket.as_fd()).ok() } else { None };
         let info = ConnectionInfo {

@@ -5,26 +5,52 @@ use std::io;
 use std::os::unix::process::CommandExt;
 use std::process::Command;
 
-/// Where the first argument of a call is in `seccomp_data`: its low half.
-const FIRST_ARGUMENT: u32 = if cfg!(target_endian = "little") { 16 } else { 20 };
+/// Where an argument of a call is in `seccomp_data`: its low half.
+const fn argument(number: u32) -> u32 {
+    16 + 8 * number + if cfg!(target_endian = "little") { 0 } else { 4 }
+}
 
 /// The command and all that it starts cannot set a parent-death signal, without which no router
 /// accepts anything. Nothing else of vestibule asks for one.
 pub fn parent_death_signal(command: &mut Command) {
-    let answer = |code: u32| statement(libc::BPF_RET | libc::BPF_K, code, 0, 0);
-    let load = |offset: u32| statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0);
-    let equal =
-        |value: u32, jt, jf| statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, jt, jf);
     let program = [
         load(0),
         equal(libc::SYS_prctl as u32, 0, 3),
-        load(FIRST_ARGUMENT),
+        load(argument(0)),
         equal(libc::PR_SET_PDEATHSIG as u32, 0, 1),
         answer(libc::SECCOMP_RET_ERRNO | libc::EPERM as u32),
         answer(libc::SECCOMP_RET_ALLOW),
     ];
     // SAFETY: the closure makes two system calls and allocates nothing.
     unsafe { command.pre_exec(move || install(program)) };
+}
+
+/// The command and all that it starts are told nothing about who is at the other end of a connection:
+/// neither its user nor its security context.
+pub fn word_of_peers(command: &mut Command) {
+    let program = [
+        load(0),
+        equal(libc::SYS_getsockopt as u32, 0, 4),
+        load(argument(2)),
+        equal(libc::SO_PEERCRED as u32, 1, 0),
+        equal(libc::SO_PEERSEC as u32, 0, 1),
+        answer(libc::SECCOMP_RET_ERRNO | libc::EACCES as u32),
+        answer(libc::SECCOMP_RET_ALLOW),
+    ];
+    // SAFETY: the closure makes two system calls and allocates nothing.
+    unsafe { command.pre_exec(move || install(program)) };
+}
+
+fn answer(code: u32) -> libc::sock_filter {
+    statement(libc::BPF_RET | libc::BPF_K, code, 0, 0)
+}
+
+fn load(offset: u32) -> libc::sock_filter {
+    statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, offset, 0, 0)
+}
+
+fn equal(value: u32, jt: u8, jf: u8) -> libc::sock_filter {
+    statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, value, jt, jf)
 }
 
 fn statement(code: u32, k: u32, jt: u8, jf: u8) -> libc::sock_filter {

@@ -408,6 +408,9 @@ pub enum Obstacle {
     /// No such user.
     #[error("there is no user `{0}` on this system")]
     User(String),
+    /// A user who is not in this user namespace.
+    #[error("user {0} is not mapped in this user namespace: the kernel tells it as another one")]
+    Unmapped(u32),
     /// No such group.
     #[error("there is no group `{0}` on this system")]
     Group(String),

@@ -37,6 +37,8 @@ pub(super) trait System {
     fn path(&self) -> Option<OsString>;
     /// Number of a user, if the database has it.
     fn user(&self, name: &str) -> io::Result<Option<u32>>;
+    /// Whether the kernel tells this user of a peer by its number (user_namespaces(7)).
+    fn sees_user(&self, uid: u32) -> bool;
     /// Whether there is such a group.
     fn group(&self, name: &str) -> io::Result<bool>;
     /// What is at a path.
@@ -86,6 +88,10 @@ impl System for Here {
     fn user(&self, name: &str) -> io::Result<Option<u32>> {
         let user = users::user_by_name(&CString::new(name)?)?;
         Ok(user.map(|user| user.uid))
+    }
+
+    fn sees_user(&self, uid: u32) -> bool {
+        users::is_mapped(uid)
     }
 
     fn group(&self, name: &str) -> io::Result<bool> {
@@ -235,14 +241,17 @@ impl<S: System> Check<'_, S> {
         self.ids(written.place(), key);
     }
 
-    /// A name that nobody has would match nobody, and a rule that rejects by it would let all pass.
+    /// A name that nobody has would match nobody, and a rule that rejects by it would let all pass. So
+    /// would a user who shows as another one here.
     fn peer_users(&mut self, users: &Sourced<Option<Vec<String>>>) {
         for name in users.value.iter().flatten() {
-            if name.parse::<u32>().is_ok() {
-                continue;
-            }
-            let obstacle = match self.system.user(name) {
-                Ok(Some(_)) => continue,
+            let uid = match name.parse() {
+                Ok(uid) => Ok(Some(uid)),
+                Err(_) => self.system.user(name),
+            };
+            let obstacle = match uid {
+                Ok(Some(uid)) if self.system.sees_user(uid) => continue,
+                Ok(Some(uid)) => Obstacle::Unmapped(uid),
                 Ok(None) => Obstacle::User(name.clone()),
                 Err(error) => Obstacle::Lookup { name: name.clone(), reason: error.to_string() },
             };

@@ -269,9 +269,7 @@ impl Inspection {
                 },
                 Some(Depth::Context) => self.known.context = self.connection.ask_context(),
                 Some(Depth::Credentials | Depth::Address) => {
-                    let who = self.connection.info().peer_credentials;
-                    self.known.credentials =
-                        who.map(|who| Credentials { uid: who.uid, user: None }).into();
+                    self.known.credentials = self.connection.credentials();
                 }
             }
         }

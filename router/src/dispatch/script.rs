@@ -138,7 +138,7 @@ impl Subject for Connection {
     }
 
     fn user(&self) -> Fact<String> {
-        self.info().peer_credentials.map(|who| who.uid.to_string()).into()
+        self.credentials().map(|who| who.uid.to_string())
     }
 }
 

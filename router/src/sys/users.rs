@@ -32,6 +32,33 @@ pub(crate) fn user_by_name(name: &CStr) -> io::Result<Option<User>> {
     })
 }
 
+/// Whether the kernel tells this user by its number here: it is mapped in this process's user namespace,
+/// or it is the one that stands for all who are not (user_namespaces(7)).
+#[cfg(feature = "config")]
+pub(crate) fn is_mapped(uid: u32) -> bool {
+    let overflow = std::fs::read_to_string("/proc/sys/kernel/overflowuid");
+    if overflow.is_ok_and(|number| number.trim_ascii_end().parse() == Ok(uid)) {
+        return true;
+    }
+    // Where it cannot be read there is no such namespace, or nobody can tell.
+    let Ok(map) = std::fs::read_to_string("/proc/self/uid_map") else { return true };
+    maps(&map, uid)
+}
+
+/// Whether a map has this user on its inner side: lines of its first one, the outer one, and how many.
+#[cfg(feature = "config")]
+fn maps(map: &str, uid: u32) -> bool {
+    map.lines().any(|line| {
+        let mut numbers = line.split_ascii_whitespace().map(str::parse::<u32>);
+        let (Some(Ok(first)), Some(Ok(_)), Some(Ok(count))) =
+            (numbers.next(), numbers.next(), numbers.next())
+        else {
+            return false;
+        };
+        uid.checked_sub(first).is_some_and(|offset| offset < count)
+    })
+}
+
 pub(crate) fn user_by_uid(uid: u32) -> io::Result<Option<User>> {
     look_up(user, |entry, room, found| {
         // SAFETY: all pointers are valid for the call, and `room` is as long as is said.
@@ -118,6 +145,19 @@ unsafe fn text(pointer: *const libc::c_char) -> CString {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[cfg(feature = "config")]
+    #[test]
+    fn a_map_has_the_users_of_its_lines_and_no_others() {
+        let map = "         0       1000          1\n         5     100000         10\n";
+        let mapped: Vec<u32> = (0..20).filter(|uid| maps(map, *uid)).collect();
+        assert_eq!(mapped, [0, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14]);
+        let everybody = "         0          0 4294967295\n";
+        assert!(maps(everybody, 0) && maps(everybody, u32::MAX - 1));
+        // A number that no user has (chown(2)).
+        assert!(!maps(everybody, u32::MAX));
+        assert!(!maps("", 0));
+    }
 
     #[test]
     fn root_is_found_by_name_and_by_number() {
