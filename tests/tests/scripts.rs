@@ -167,6 +167,25 @@ fn a_script_that_does_harm_to_one_client_leaves_the_others_alone() {
 }
 
 #[test]
+fn a_step_without_an_end_costs_the_router_and_the_next_one_serves() {
+    let script = "onconnection = ({ connection }) => {
+          if (connection.remoteAddress === '127.0.0.66') [].reverse.call({ length: 2 ** 53 - 1 });
+          pools.app.postMessage(null, [connection]);
+        };";
+    let mut run = Run::of(ONE_POOL, script);
+    assert_eq!(run.get("127.0.0.1").status, 200);
+    let first = run.master.router();
+    let mut harmful = run.client("127.0.0.66");
+    harmful.ask("/");
+    // Nothing can end that step but the end of the process.
+    until("the supervisor gives it up", || vestibule_tests::master::is_over(first));
+    assert_eq!(run.get("127.0.0.1").status, 200);
+    assert_ne!(run.master.router(), first);
+    assert!(harmful.try_answer().is_err());
+    run.stop();
+}
+
+#[test]
 fn where_a_script_fails_the_written_rules_decide() {
     let config = format!(
         "{ONE_POOL}

@@ -5,8 +5,8 @@
 //! connections and answers `explain` and `check`. Only the unprivileged router runs a script for
 //! connections; the supervisor never does.
 //!
-//! A script that loops, throws or eats memory costs its own decision and no more: `clock` and the
-//! memory limit end it, `switch` leaves it alone for a while when it does nothing else, and the
+//! A script that loops, throws or eats memory costs its own decision and no more (one whose steps are
+//! long may cost the router, see `clock`): `clock` and the memory limit end it, `switch` leaves it alone for a while when it does nothing else, and the
 //! `[[route]]`s decide meanwhile.
 //!
 //! What scripts see: `connection`, `request`, `pools`, `globals`; `message` is what they
@@ -45,7 +45,7 @@ use crate::inspect::{Cause, Fact, Label};
 /// Longest script, in bytes: a map of some ten thousand names fits several times.
 pub const MOST: usize = 1 << 20;
 
-/// What `script-timeout` is unless written.
+/// What `script-timeout` is unless written. It is looked at every ten thousand steps (`clock`).
 pub const TIMEOUT: Duration = Duration::from_millis(5);
 
 /// What `script-memory` is unless written, in bytes.
@@ -66,7 +66,8 @@ pub struct Source {
 /// What a script may use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Limits {
-    /// Time for one decision, without the time that is waited for a client's bytes.
+    /// Time for one decision, without the time that is waited for a client's bytes. It is looked at
+    /// every ten thousand steps, whatever these do.
     pub time: Duration,
     /// Memory of all its values together, in bytes.
     pub memory: usize,

@@ -1,35 +1,82 @@
 //! The time that a script may take.
 //!
 //! QuickJS calls the handler every ten thousand steps of a script (a step is a call or a turn of a
-//! loop), and often within a regular expression. Most decisions are over before: they cost no look at
-//! a clock. So the time runs from the first call, and a decision may take so many steps longer.
+//! loop), over all of its decisions, and often within a regular expression. Nothing else asks it: a
+//! decision may take so many steps longer, and a step takes as long as it takes.
+//!
+//! A turn's begin is read from the clock that the kernel only moves on at its ticks (clock_gettime(2),
+//! `CLOCK_MONOTONIC_COARSE`): that costs a hundredth of a decision. Nobody's time is cut short for that; it
+//! may be a tick longer.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::ThreadId;
+use std::time::Duration;
 
-/// What the engine and QuickJS's handler share.
-#[derive(Debug, Default)]
+use rustix::time::{ClockId, Timespec, clock_getres, clock_gettime};
+
+/// What sixteen failures may take together, one may not take alone: in times of its limit.
+const FAR: u64 = super::switch::MOST_FAILURES as u64;
+
+/// How long what the thread had worked is taken for what it has: asking costs a system call.
+const REFERENCE: u64 = 50_000_000;
+
+/// What the engine and QuickJS's handler share. All times are in nanoseconds.
+#[derive(Debug)]
 struct Shared {
-    /// Counts the turns, so that the handler sees that another has begun.
-    turn: AtomicU64,
-    /// Nanoseconds that this turn may take.
+    /// When this turn began, or up to a tick before.
+    begun: AtomicU64,
+    /// What this turn may take.
     limit: AtomicU64,
     expired: AtomicBool,
+    /// Between two moments of the coarse clock.
+    tick: u64,
+    /// When the reference was read.
+    referred: AtomicU64,
+    reference: Mutex<Option<Reference>>,
+}
+
+/// What a thread had worked when it was asked.
+#[derive(Clone, Copy, Debug)]
+struct Reference {
+    thread: ThreadId,
+    worked: u64,
 }
 
 /// Measures one turn after the other.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Clock(Arc<Shared>);
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self(Arc::new(Shared {
+            begun: AtomicU64::new(0),
+            limit: AtomicU64::new(0),
+            expired: AtomicBool::new(false),
+            tick: nanoseconds(clock_getres(ClockId::MonotonicCoarse)),
+            referred: AtomicU64::new(0),
+            reference: Mutex::new(None),
+        }))
+    }
+}
 
 impl Clock {
     /// A turn begins, which may take so long.
     pub(super) fn begin(&self, limit: Duration) {
-        let nanoseconds = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
-        self.0.limit.store(nanoseconds, Ordering::Relaxed);
-        self.0.expired.store(false, Ordering::Relaxed);
-        // Nobody else writes it, so it need not be one step.
-        self.0.turn.store(self.0.turn.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        let shared = &*self.0;
+        let now = read(ClockId::MonotonicCoarse);
+        let limit = u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX);
+        shared.begun.store(now, Ordering::Relaxed);
+        shared.limit.store(limit, Ordering::Relaxed);
+        shared.expired.store(false, Ordering::Relaxed);
+        if now.saturating_sub(shared.referred.load(Ordering::Relaxed)) >= REFERENCE {
+            shared.referred.store(now, Ordering::Relaxed);
+            let reference = Reference {
+                thread: std::thread::current().id(),
+                worked: read(ClockId::ThreadCPUTime),
+            };
+            *shared.reference.lock().unwrap_or_else(PoisonError::into_inner) = Some(reference);
+        }
     }
 
     /// Whether this turn's time is over.
@@ -37,22 +84,44 @@ impl Clock {
         self.0.expired.load(Ordering::Relaxed)
     }
 
+    /// Whether this turn, which ends, has taken its time over and over. What the thread has worked
+    /// counts: a router that was paused meanwhile, or got no processor, has done nothing wrong.
+    pub(super) fn is_far_over(&self) -> bool {
+        let shared = &*self.0;
+        let begun = shared.begun.load(Ordering::Relaxed);
+        let far = shared.limit.load(Ordering::Relaxed).saturating_mul(FAR);
+        if read(ClockId::MonotonicCoarse).saturating_sub(begun) < far {
+            return false;
+        }
+        let reference = *shared.reference.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Reference { thread, worked }) = reference else { return false };
+        // Before it began the thread may have worked all the time since the reference.
+        let before = begun.saturating_sub(shared.referred.load(Ordering::Relaxed)) + shared.tick;
+        let worked = read(ClockId::ThreadCPUTime).saturating_sub(worked);
+        thread == std::thread::current().id() && worked.saturating_sub(before) >= far
+    }
+
     /// What QuickJS calls: whether the script is to end, in a way that it cannot catch.
     pub(super) fn handler(&self) -> impl FnMut() -> bool + Send + 'static {
         let shared = Arc::clone(&self.0);
-        let mut begun = (0, Instant::now());
         move || {
-            let turn = shared.turn.load(Ordering::Relaxed);
-            if begun.0 != turn {
-                begun = (turn, Instant::now());
-                return false;
-            }
-            let limit = Duration::from_nanos(shared.limit.load(Ordering::Relaxed));
-            let over = begun.1.elapsed() >= limit;
+            let elapsed =
+                read(ClockId::Monotonic).saturating_sub(shared.begun.load(Ordering::Relaxed));
+            let limit = shared.limit.load(Ordering::Relaxed);
+            let over = elapsed >= limit.saturating_add(shared.tick);
             if over {
                 shared.expired.store(true, Ordering::Relaxed);
             }
             over
         }
     }
+}
+
+fn read(clock: ClockId) -> u64 {
+    nanoseconds(clock_gettime(clock))
+}
+
+/// No clock that is read here is negative.
+fn nanoseconds(time: Timespec) -> u64 {
+    Duration::try_from(time).map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
 }

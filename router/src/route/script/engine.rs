@@ -288,6 +288,7 @@ impl<S: Subject> Engine<S> {
     }
 
     fn conclude(&mut self, ticket: Ticket, end: End) -> Verdict<S> {
+        self.leave_alone_if_far_over(&end);
         if matches!(end, End::Waits)
             && let Some(subject) = self.book.lend(ticket)
         {
@@ -318,6 +319,33 @@ impl<S: Subject> Engine<S> {
         Verdict::Decided(subject, outcome)
     }
 
+    /// What a turn took alone that sixteen failures may take together is not tried again at once.
+    fn leave_alone_if_far_over(&mut self, end: &End) {
+        if !self.clock.is_far_over() {
+            return;
+        }
+        // One that ended by itself was never told that its time was over; what it did stands.
+        if !matches!(end, End::Failed(_)) {
+            let failure = Failure::time(&self.source.name, &self.limits);
+            self.note(&failure);
+            self.last = Some(failure);
+        }
+        if !self.quiet {
+            tracing::error!(
+                script = %self.source.name,
+                "one decision of the script took the time of {} and more: the script is left alone for a second",
+                super::switch::MOST_FAILURES
+            );
+        }
+        self.switch.off(Instant::now());
+    }
+
+    fn note(&mut self, failure: &Failure) {
+        if let Some(count) = self.failures.note(failure).filter(|_| !self.quiet) {
+            tracing::warn!(count, "{failure}");
+        }
+    }
+
     fn drop_waiting(&self, ticket: Ticket) {
         if let Some(context) = &self.context {
             context.with(|ctx| {
@@ -329,9 +357,7 @@ impl<S: Subject> Engine<S> {
     }
 
     fn failed(&mut self, failure: &Failure) {
-        if let Some(count) = self.failures.note(failure).filter(|_| !self.quiet) {
-            tracing::warn!(count, "{failure}");
-        }
+        self.note(failure);
         if self.switch.failed(Instant::now()) && !self.quiet {
             tracing::error!(
                 script = %self.source.name,

@@ -1,4 +1,4 @@
-//! Leaves a script alone that does nothing but fail.
+//! Leaves a script alone that does nothing but fail, or takes as long at once.
 
 use std::time::{Duration, Instant};
 

@@ -50,6 +50,8 @@ impl Subject for Client {
 #[derive(Debug)]
 pub(super) struct TwoPools {
     app: AtomicUsize,
+    /// How often a script has asked whether a worker is ready.
+    asked: AtomicUsize,
 }
 
 impl Pools for TwoPools {
@@ -64,6 +66,7 @@ impl Pools for TwoPools {
     }
 
     fn ready(&self, _: usize, slot: u32) -> bool {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         slot != 4
     }
 
@@ -78,7 +81,7 @@ impl Pools for TwoPools {
 }
 
 pub(super) fn two_pools() -> Arc<TwoPools> {
-    Arc::new(TwoPools { app: AtomicUsize::new(5) })
+    Arc::new(TwoPools { app: AtomicUsize::new(5), asked: AtomicUsize::new(0) })
 }
 
 pub(super) fn build(text: &str) -> Result<Engine<Client>, Failure> {

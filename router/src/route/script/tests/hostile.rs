@@ -188,6 +188,60 @@ fn sixteen_failures_in_a_row_leave_the_script_alone() {
     }
 }
 
+/// A script, and the pools that count how often it asks whether a worker is ready.
+fn counted(text: &str, time: Duration) -> (Engine<Client>, impl Fn() -> usize) {
+    let pools = two_pools();
+    let source = Source { name: "route.js".to_owned(), text: text.to_owned() };
+    let limits = Limits { time, ..Limits::default() };
+    let engine = Engine::new(source, limits, pools.clone()).unwrap();
+    (engine, move || pools.asked.swap(0, Ordering::Relaxed))
+}
+
+#[test]
+fn long_steps_end_at_the_first_look_at_the_clock() {
+    // Ten thousand steps, of which each scans 8 KiB, take longer than the limit.
+    let (mut engine, asked) = counted(
+        "const long = 'x'.repeat(2 ** 13);
+         onconnection = () => { for (;;) { long.indexOf('y'); pools.app.workers[0].ready; } };",
+        Duration::from_millis(1),
+    );
+    assert_eq!(decide(&mut engine), Outcome::Failed);
+    assert_eq!(engine.last_failure().unwrap().kind, FailureKind::Time);
+    // A turn of this loop takes three steps.
+    let asked = asked();
+    assert!(asked < 5000, "{asked} turns");
+}
+
+#[test]
+fn one_decision_that_takes_the_time_of_sixteen_leaves_the_script_alone() {
+    // Work that no machine does in sixteen milliseconds: ended by the clock, and by itself.
+    for (length, body) in [
+        (1 << 15, "for (;;) long.indexOf('y');"),
+        (1 << 18, "for (let i = 0; i < 1000; i++) long.indexOf('y');"),
+    ] {
+        let text = format!(
+            "const long = 'x'.repeat({length});
+             onconnection = ({{ connection }}) => {{
+               pools.app.workers[0].ready;
+               if (connection.remoteAddress === '10.1.2.3') {{ {body} }}
+               connection.reject(418);
+             }};"
+        );
+        let (mut engine, asked) = counted(&text, Duration::from_millis(1));
+        other_is_served(&mut engine);
+        let outcome = decide(&mut engine);
+        assert_eq!(engine.last_failure().unwrap().kind, FailureKind::Time, "{body}");
+        match body.contains("1000") {
+            // What it has done stands.
+            true => assert_eq!(outcome, Outcome::Reject(Refusal::Status(418))),
+            false => assert_eq!(outcome, Outcome::Failed),
+        }
+        assert_eq!(asked(), 2);
+        assert_eq!(decide(&mut engine), Outcome::Failed);
+        assert_eq!(asked(), 0, "{body}: it is asked again");
+    }
+}
+
 #[test]
 fn what_ran_out_of_time_or_memory_begins_anew_without_what_it_left() {
     let mut engine = engine(
