@@ -13,9 +13,10 @@ use crate::route::networks::canonical;
 /// Longest line that a script logs, in bytes.
 const LONGEST_LINE: usize = 4096;
 
-/// FNV-1a, 32 bits, over UTF-8.
-pub(super) fn fnv1a(text: &str) -> u32 {
-    text.bytes().fold(0x811c_9dc5, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193))
+/// FNV-1a, 32 bits.
+pub(super) fn fnv1a(bytes: &[u8]) -> u32 {
+    let step = |hash: u32, byte: &u8| (hash ^ u32::from(*byte)).wrapping_mul(0x0100_0193);
+    bytes.iter().fold(0x811c_9dc5, step)
 }
 
 /// As f64: a u32 above 2^31 would turn negative on its way into JavaScript.
@@ -23,7 +24,10 @@ fn hash<'js>(params: &Params<'_, 'js>) -> Result<Value<'js>> {
     let Some(text) = params.arg(0).and_then(Value::into_string) else {
         return Err(Exception::throw_type(params.ctx(), "hash(text) takes a string"));
     };
-    let hash = f64::from(fnv1a(text.to_cstring()?.as_str()));
+    let text = text.to_cstring()?;
+    // Half of a surrogate pair is no text, whatever the type says: it has three bytes like any other.
+    let bytes: &[u8] = text.as_ref();
+    let hash = f64::from(fnv1a(bytes));
     Ok(Value::new_number(params.ctx().clone(), hash))
 }
 

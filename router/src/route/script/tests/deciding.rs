@@ -22,7 +22,7 @@ fn the_interface_example_posts_a_number_that_counts_to_the_worker_of_the_hash() 
           worker.postMessage({ reqno: ++requests }, [connection]);
         };"#,
     );
-    let slot = crate::route::script::globals::fnv1a("10.1.2.3") % 5;
+    let slot = crate::route::script::globals::fnv1a(b"10.1.2.3") % 5;
     for number in 1..=3 {
         let message = Data::from_parts(
             vestibule_protocol::Codec::Json,
@@ -66,6 +66,9 @@ fn helpers_compute_as_published_and_large_numbers_stay_positive() {
         value(r#"hash(""), hash("a"), hash("foobar")"#),
         "[2166136261,3826002220,3214735720]"
     );
+    // Half of a surrogate pair, which is no UTF-8: the hash of the three bytes ED A0 80.
+    let half = crate::route::script::globals::fnv1a(&[0xed, 0xa0, 0x80]);
+    assert_eq!(value(r#"hash("\ud800")"#), format!("[{half}]"));
     assert_eq!(value("pools.app.workers[3].connections"), "[4294967295]");
     assert_eq!(
         value(
