@@ -23,14 +23,14 @@ interface PeerContext {
   readonly label: string;
 }
 
-/** What a TLS client says first. */
+/** What a TLS client says first; behind a proxy that has ended TLS, what its PROXY header announces of that. */
 interface ClientHello {
   /**
    * The name that it asks for, in lower case; null if it names none. Reading it throws a
    * `NotReadableError` if it is encrypted.
    */
   readonly serverName: string | null;
-  /** The protocols that it offers, in its order. */
+  /** The protocols that it offers, in its order; from a proxy, the one that was agreed on. Empty if there is none. */
   readonly alpn: string[];
 }
 
@@ -64,7 +64,7 @@ interface Connection {
   readonly peerContext: PeerContext | null;
   /** Number of the user at the other end of a Unix-domain socket, such as `"1000"`; null on others. */
   readonly peerUser: string | null;
-  /** null for a client that does not speak TLS. */
+  /** null for a client that speaks TLS neither here nor with a proxy that announces it. */
   tls(): Promise<ClientHello | null>;
   /** null for a client whose request is hidden by TLS or HTTP/2. */
   http(): Promise<HttpHead | null>;

@@ -377,6 +377,38 @@ fn a_tls_client_goes_by_the_name_that_it_asks_for() {
     run.stop();
 }
 
+#[test]
+fn behind_a_proxy_that_ended_tls_the_name_is_what_its_header_announces() {
+    let config = ONE_POOL.replace("[[pool]]", "proxy-protocol = \"127.0.0.1\"\n[[pool]]");
+    let script = "onconnection = async ({ connection }) => {
+        const tls = await connection.tls();
+        if (tls?.serverName === 'secret.example') return connection.reject(403);
+        const http = await connection.http();
+        pools.app.postMessage([tls?.serverName ?? null, tls?.alpn ?? null, http.host], [connection]);
+      };";
+    let run = Run::of(&config, script);
+    let field = |kind: u8, value: &[u8]| {
+        [&[kind, 0, u8::try_from(value.len()).unwrap()][..], value].concat()
+    };
+    let answer = |fields: &[u8]| {
+        let length = u16::try_from(12 + fields.len()).unwrap().to_be_bytes();
+        let addresses = [10, 1, 2, 3, 10, 0, 0, 1, 0x12, 0x34, 0, 80];
+        let signature = b"\r\n\r\n\0\r\nQUIT\n";
+        let mut client = run.client("127.0.0.1");
+        client.send(&[&signature[..], &[0x21, 0x11], &length, &addresses, fields].concat());
+        client.send(b"GET / HTTP/1.1\r\nhost: inner.example\r\n\r\n");
+        client.answer()
+    };
+    // Nobody slips past a rejection by name behind a proxy.
+    assert_eq!(answer(&field(2, b"secret.example")).status, 403);
+    for fields in [field(2, b"shop.example.org"), Vec::new()] {
+        let response = answer(&fields);
+        assert_eq!(response.status, 200);
+        assert_eq!(response.field("route"), "script");
+    }
+    run.stop();
+}
+
 /// A hello of TLS 1.2 with a name and nothing else that matters.
 fn hello(name: &str) -> Vec<u8> {
     let sized =

@@ -10,7 +10,7 @@ use super::mistake::Mistake;
 use super::problem::Problem;
 use super::source::{Place, Source};
 use super::types::{Config, Workers};
-use crate::inspect::{Cause, Fact, Facts, Label, Speech};
+use crate::inspect::{Cause, ClientHello, Fact, Facts, Label, Speech};
 use crate::pool::pick;
 use crate::reject::Reason;
 use crate::route::Refusal;
@@ -112,6 +112,7 @@ impl Trial {
                 Some(name) => number(name),
                 None => who.uid.to_string(),
             }),
+            announced: facts.announced.cloned(),
         };
         let mut verdict = self.engine.decide(given);
         if let Verdict::Waits(given, ticket) = verdict {
@@ -170,6 +171,7 @@ struct Given {
     listener: Arc<str>,
     context: Fact<Label>,
     user: Fact<String>,
+    announced: Option<ClientHello>,
 }
 
 impl Subject for Given {
@@ -191,6 +193,10 @@ impl Subject for Given {
 
     fn user(&self) -> Fact<String> {
         self.user.clone()
+    }
+
+    fn announced(&self) -> Option<ClientHello> {
+        self.announced.clone()
     }
 }
 

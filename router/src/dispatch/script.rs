@@ -7,7 +7,8 @@ use vestibule_protocol::supervision::ScriptSetup;
 
 use crate::connection::Connection;
 use crate::handoff::{Cargo, Entry};
-use crate::inspect::{Fact, Label, Speech};
+use crate::inspect::proxy_header::Announced;
+use crate::inspect::{ClientHello, Fact, Label, Speech};
 use crate::pool::Shared;
 use crate::pool::core::Refused;
 use crate::reject::Reason;
@@ -139,6 +140,10 @@ impl Subject for Connection {
 
     fn user(&self) -> Fact<String> {
         self.credentials().map(|who| who.uid.to_string())
+    }
+
+    fn announced(&self) -> Option<ClientHello> {
+        Announced::from_proxied(self.info().proxied.as_deref()?).tls
     }
 }
 

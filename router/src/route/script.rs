@@ -40,7 +40,7 @@ pub use self::book::Ticket;
 pub use self::engine::{Engine, Verdict};
 pub use self::failure::{Failure, FailureKind};
 use super::Refusal;
-use crate::inspect::{Cause, Fact, Label};
+use crate::inspect::{Cause, ClientHello, Fact, Label};
 
 /// Longest script, in bytes: a map of some ten thousand names fits several times.
 pub const MOST: usize = 1 << 20;
@@ -91,6 +91,8 @@ pub trait Subject: Send + 'static {
     fn context(&mut self) -> Fact<Label>;
     /// The user at the other end of a Unix-domain socket: a name, or a number without one.
     fn user(&self) -> Fact<String>;
+    /// What a proxy in front has announced of the TLS that it has ended.
+    fn announced(&self) -> Option<ClientHello>;
 }
 
 /// The pools and their workers, as scripts see them.

@@ -137,6 +137,9 @@ pub(super) trait Register: Send + Sync {
     fn listener(&self, ticket: Ticket) -> Result<Arc<str>, Away>;
     fn context(&self, ticket: Ticket) -> Result<Fact<Label>, Away>;
     fn user(&self, ticket: Ticket) -> Result<Fact<String>, Away>;
+    /// What a proxy has announced, as if the client had said it. A connection that waits is asked when it
+    /// is back.
+    fn announced(&self, ticket: Ticket) -> Option<Arc<Speech>>;
     /// What the client of an unsettled connection said, if somebody has looked.
     fn speech(&self, ticket: Ticket) -> Result<Option<Arc<Speech>>, Away>;
     /// The script is told that something cannot be known.
@@ -176,6 +179,11 @@ impl<S: Subject> Register for Book<S> {
 
     fn user(&self, ticket: Ticket) -> Result<Fact<String>, Away> {
         self.ask(ticket, |subject| subject.user())
+    }
+
+    fn announced(&self, ticket: Ticket) -> Option<Arc<Speech>> {
+        let announced = self.ask(ticket, |subject| subject.announced()).ok().flatten();
+        announced.map(|hello| Arc::new(Speech::Tls(hello)))
     }
 
     fn speech(&self, ticket: Ticket) -> Result<Option<Arc<Speech>>, Away> {

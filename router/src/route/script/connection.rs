@@ -176,7 +176,10 @@ impl JsConnection {
     /// A promise of what the client says; kept at once if somebody has looked.
     fn look<'js>(&self, ctx: &Ctx<'js>, kind: Kind) -> Result<Value<'js>> {
         let handles = Handles::of(ctx)?;
-        let speech = handles.book.speech(self.ticket).map_err(|Away| away(ctx))?;
+        let said = handles.book.speech(self.ticket).map_err(|Away| away(ctx))?;
+        // Nobody need look for what a proxy has announced.
+        let announced = || handles.book.announced(self.ticket);
+        let speech = if kind == Kind::Tls { announced().or(said) } else { said };
         let (promise, resolve, reject) = Promise::new(ctx)?;
         let want = Want { kind, resolve, reject };
         match speech {

@@ -15,12 +15,13 @@ use crate::inspect::Speech;
 pub(super) struct Client {
     pub(super) peer: Option<SocketAddr>,
     pub(super) context: Option<Label>,
+    pub(super) announced: Option<ClientHello>,
 }
 
 impl Client {
     pub(super) fn at(address: &str) -> Self {
         let ip: std::net::IpAddr = address.parse().unwrap();
-        Self { peer: Some(SocketAddr::new(ip, 51234)), context: None }
+        Self { peer: Some(SocketAddr::new(ip, 51234)), context: None, announced: None }
     }
 }
 
@@ -43,6 +44,10 @@ impl Subject for Client {
 
     fn user(&self) -> Fact<String> {
         Fact::Absent
+    }
+
+    fn announced(&self) -> Option<ClientHello> {
+        self.announced.clone()
     }
 }
 

@@ -36,6 +36,9 @@ impl<'js> Want<'js> {
         ticket: Ticket,
         speech: &Arc<Speech>,
     ) -> Result<()> {
+        // It may have been asked for while the connection was away.
+        let announced = (self.kind == Kind::Tls).then(|| handles.book.announced(ticket)).flatten();
+        let speech = announced.as_ref().unwrap_or(speech);
         let facts = Facts { speech, ..Facts::of_address(0, None) };
         match self.kind {
             Kind::Tls => match facts.hello() {

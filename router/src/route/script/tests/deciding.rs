@@ -51,7 +51,8 @@ fn a_connection_tells_what_comes_with_it() {
          pools.gold.postMessage({ user, role, type, level, label }, [connection]);",
     );
     let label = Label::parse("u:r:t:s0:c1").unwrap();
-    let client = Client { context: Some(label), peer: Some("[2001:db8::1]:1".parse().unwrap()) };
+    let peer = Some("[2001:db8::1]:1".parse().unwrap());
+    let client = Client { context: Some(label), peer, ..Client::at("192.0.2.1") };
     let Verdict::Decided(_, outcome) = engine.decide(client) else { panic!() };
     assert_eq!(
         posted(&outcome),
@@ -139,6 +140,57 @@ fn a_handler_waits_for_what_its_client_says_and_no_longer() {
         r#"{"sni":"a.example","alpn":["h2","http/1.1"],"http":null}"#
     );
     assert_eq!(engine.open(), 0);
+}
+
+/// A client whose proxy has ended TLS for this name.
+fn proxied(name: &str) -> Client {
+    let hello = ClientHello { server_name: Fact::Known(name.into()), alpn: Fact::Absent };
+    Client { announced: Some(hello), ..Client::at("10.1.2.3") }
+}
+
+#[test]
+fn what_a_proxy_announces_is_what_tls_gives_and_no_bytes_are_waited_for() {
+    let post =
+        "pools.gold.postMessage([tls?.serverName, tls?.alpn, http?.host ?? null], [connection]);";
+    let expected = r#"["shop.example.org",[],null]"#;
+    let mut engine = handler(&format!("const tls = await connection.tls(), http = null; {post}"));
+    let Verdict::Decided(_, outcome) = engine.decide(proxied("shop.example.org")) else { panic!() };
+    assert_eq!(posted(&outcome), expected);
+    // What the client says itself is there as well, in whichever order they are asked.
+    for asks in [
+        "const http = await connection.http(), tls = await connection.tls();",
+        "const [tls, http] = await Promise.all([connection.tls(), connection.http()]);",
+    ] {
+        let mut engine = handler(&format!("{asks} {post}"));
+        let verdict = engine.decide(proxied("shop.example.org"));
+        let Verdict::Waits(client, ticket) = verdict else { panic!("{verdict:?}") };
+        let speech = Arc::new(head("/", &[("host", "inner.example")]));
+        let Verdict::Decided(_, outcome) = engine.resume(ticket, client, speech) else { panic!() };
+        assert_eq!(posted(&outcome), r#"["shop.example.org",[],"inner.example"]"#, "{asks}");
+    }
+}
+
+#[test]
+fn who_asks_for_another_connection_that_waits_hears_what_was_announced_of_it() {
+    let mut engine = engine(
+        "let first;
+         onconnection = async ({ connection }) => {
+           if (first) {
+             first.tls().then((tls) => pools.gold.postMessage(tls?.serverName ?? null, [first]));
+             return connection.reject(418);
+           }
+           first = connection;
+           await connection.http();
+         };",
+    );
+    let verdict = engine.decide(proxied("shop.example.org"));
+    let Verdict::Waits(client, ticket) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(decide(&mut engine), Outcome::Reject(Refusal::Status(418)));
+    let Verdict::Decided(_, outcome) = engine.resume(ticket, client, Arc::new(head("/", &[])))
+    else {
+        panic!()
+    };
+    assert_eq!(posted(&outcome), "\"shop.example.org\"");
 }
 
 #[test]
