@@ -409,6 +409,22 @@ fn behind_a_proxy_that_ended_tls_the_name_is_what_its_header_announces() {
     run.stop();
 }
 
+#[test]
+fn who_asks_only_for_tls_waits_for_no_head() {
+    let script = "onconnection = async ({ connection }) => {
+        if ((await connection.tls()) === null) connection.reject(418);
+      };";
+    // Longer than anybody here waits.
+    let config = ONE_POOL.replace("script =", "inspect-timeout = \"60s\"\nscript =");
+    let run = Run::of(&config, script);
+    let mut client = run.client("127.0.0.1");
+    client.send(b"G");
+    // As soon as it cannot be the preface of HTTP/2 or a hello, and not when a head is missed.
+    assert_eq!(client.answer().status, 418);
+    drop(client);
+    run.stop();
+}
+
 /// A hello of TLS 1.2 with a name and nothing else that matters.
 fn hello(name: &str) -> Vec<u8> {
     let sized =

@@ -292,10 +292,8 @@ impl Inspection {
         match self.goal {
             #[cfg(feature = "script")]
             Goal::Script => None,
-            // Whichever of the two the script asked for: with the one the other is known.
             #[cfg(feature = "script")]
-            Goal::Speech(_) => (facts.hello() == Fact::Unasked || facts.head() == Fact::Unasked)
-                .then_some(Depth::Bytes),
+            Goal::Speech(ticket) => (!ticket.is_answered(&facts)).then_some(Depth::Bytes),
             Goal::Rules(_) => match table.decide(&facts) {
                 Outcome::Decided(_) => None,
                 Outcome::Need(depth) => Some(depth),

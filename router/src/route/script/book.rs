@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use slab::Slab;
 
 use super::{Outcome, Subject};
-use crate::inspect::{Cause, Fact, Label, Speech};
+use crate::inspect::{Cause, Fact, Facts, Label, Speech};
 
 /// Names a connection that waits for its client's bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -17,6 +17,22 @@ pub struct Ticket {
     pub(super) key: usize,
     /// Keys are used again; numbers are not.
     pub(super) number: u64,
+    pub(super) wants: Wants,
+}
+
+/// What a script awaits of a connection. Each may be known long before the other.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub(super) struct Wants {
+    pub(super) hello: bool,
+    pub(super) head: bool,
+}
+
+impl Ticket {
+    /// Whether what is known of a connection is all that its script awaits.
+    pub fn is_answered(&self, facts: &Facts<'_>) -> bool {
+        (!self.wants.hello || facts.hello() != Fact::Unasked)
+            && (!self.wants.head || facts.head() != Fact::Unasked)
+    }
 }
 
 #[derive(Debug)]
@@ -74,7 +90,7 @@ impl<S: Subject> Book<S> {
         let number = pages.numbers;
         let entry =
             Entry { number, subject: Some(subject), speech: None, outcome: None, unknown: None };
-        Ticket { key: pages.entries.insert(entry), number }
+        Ticket { key: pages.entries.insert(entry), number, wants: Wants::default() }
     }
 
     fn with<R>(&self, ticket: Ticket, look: impl FnOnce(&mut Entry<S>) -> R) -> Option<R> {

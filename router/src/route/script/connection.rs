@@ -182,7 +182,7 @@ impl JsConnection {
         let speech = if kind == Kind::Tls { announced().or(said) } else { said };
         let (promise, resolve, reject) = Promise::new(ctx)?;
         let want = Want { kind, resolve, reject };
-        match speech {
+        match speech.filter(|speech| want.is_answered_by(speech)) {
             Some(speech) => want.answer(ctx, &handles, self.ticket, &speech)?,
             None => handles.waiting.add(self.ticket, want),
         }

@@ -9,7 +9,7 @@ use rquickjs::promise::PromiseState;
 use rquickjs::runtime::UserDataGuard;
 use rquickjs::{Class, Context, Ctx, Error, Function, JsLifetime, Object, Promise, Result, Value};
 
-use super::book::{Book, Closed, Register, Ticket};
+use super::book::{Book, Closed, Register, Ticket, Wants};
 use super::clock::Clock;
 use super::connection::JsConnection;
 use super::failure::{Failure, FailureKind, Failures};
@@ -178,8 +178,13 @@ impl<S: Subject> Engine<S> {
             return Verdict::Decided(subject, Outcome::Failed);
         }
         let end = self.turn(ticket, |ctx, handles| {
-            let Some(place) = handles.waiting.take(ticket) else { return Ok(None) };
-            for want in place.wants() {
+            let Some(mut place) = handles.waiting.take(ticket) else { return Ok(None) };
+            for want in place.take_wants() {
+                // It was asked for while the connection was away, and goes on waiting.
+                if !want.is_answered_by(&speech) {
+                    handles.waiting.add(ticket, want);
+                    continue;
+                }
                 want.answer(ctx, handles, ticket, &speech)?;
             }
             Ok(place.handler)
@@ -292,6 +297,7 @@ impl<S: Subject> Engine<S> {
         if matches!(end, End::Waits)
             && let Some(subject) = self.book.lend(ticket)
         {
+            let ticket = Ticket { wants: self.wants(ticket), ..ticket };
             return Verdict::Waits(subject, ticket);
         }
         if !matches!(end, End::Done) {
@@ -344,6 +350,13 @@ impl<S: Subject> Engine<S> {
         if let Some(count) = self.failures.note(failure).filter(|_| !self.quiet) {
             tracing::warn!(count, "{failure}");
         }
+    }
+
+    fn wants(&self, ticket: Ticket) -> Wants {
+        let wants = |context: &Context| {
+            context.with(|ctx| Handles::of(&ctx).map(|handles| handles.waiting.wants(ticket)))
+        };
+        self.context.as_ref().and_then(|context| wants(context).ok()).unwrap_or_default()
     }
 
     fn drop_waiting(&self, ticket: Ticket) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use rquickjs::{Class, Ctx, Exception, Function, JsLifetime, Promise, Result, Value};
 
-use super::book::Ticket;
+use super::book::{Ticket, Wants};
 use super::connection::cause_text;
 use super::engine::{Handles, UNKNOWN};
 use super::request::{JsHead, JsHello};
@@ -28,6 +28,15 @@ pub(super) struct Want<'js> {
 }
 
 impl<'js> Want<'js> {
+    /// Whether this much of what the client says is enough.
+    pub(super) fn is_answered_by(&self, speech: &Speech) -> bool {
+        let facts = Facts { speech, ..Facts::of_address(0, None) };
+        match self.kind {
+            Kind::Tls => facts.hello() != Fact::Unasked,
+            Kind::Http => facts.head() != Fact::Unasked,
+        }
+    }
+
     /// Keeps the promise.
     pub(super) fn answer(
         &self,
@@ -93,8 +102,8 @@ pub(super) struct Place<'js> {
 
 impl<'js> Place<'js> {
     /// In the order in which they were asked for.
-    pub(super) fn wants(&self) -> impl Iterator<Item = &Want<'js>> {
-        self.first.iter().chain(&self.more)
+    pub(super) fn take_wants(&mut self) -> impl Iterator<Item = Want<'js>> + use<'js> {
+        self.first.take().into_iter().chain(std::mem::take(&mut self.more))
     }
 }
 
@@ -123,6 +132,20 @@ impl<'js> Waiting<'js> {
     pub(super) fn has(&self, ticket: Ticket) -> bool {
         let places = self.places.borrow();
         places.get(ticket.key).is_some_and(|place| place.number == ticket.number)
+    }
+
+    /// What it awaits.
+    pub(super) fn wants(&self, ticket: Ticket) -> Wants {
+        let places = self.places.borrow();
+        let place = places.get(ticket.key).filter(|place| place.number == ticket.number);
+        let mut wants = Wants::default();
+        for want in place.iter().flat_map(|place| place.first.iter().chain(&place.more)) {
+            match want.kind {
+                Kind::Tls => wants.hello = true,
+                Kind::Http => wants.head = true,
+            }
+        }
+        wants
     }
 
     /// Keeps what the handler of a connection that waits has returned.

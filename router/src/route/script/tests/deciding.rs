@@ -4,7 +4,7 @@ use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::inspect::{Cause, ClientHello, HttpHead};
+use crate::inspect::{Cause, ClientHello, Facts, HttpHead};
 
 fn head(target: &str, headers: &[(&str, &str)]) -> Speech {
     let headers = headers.iter().map(|(name, value)| ((*name).into(), value.as_bytes().into()));
@@ -191,6 +191,66 @@ fn who_asks_for_another_connection_that_waits_hears_what_was_announced_of_it() {
         panic!()
     };
     assert_eq!(posted(&outcome), "\"shop.example.org\"");
+}
+
+#[test]
+fn what_is_awaited_is_all_that_is_waited_for() {
+    let facts = |speech: &'static Speech| Facts { speech, ..Facts::of_address(0, None) };
+    let said = |engine: &mut Engine<Client>, speech: Speech| {
+        let verdict = engine.decide(Client::at("10.1.2.3"));
+        let Verdict::Waits(client, ticket) = verdict else { panic!("{verdict:?}") };
+        (ticket, engine.resume(ticket, client, Arc::new(speech)))
+    };
+    let mut tls = handler("pools.gold.postMessage(await connection.tls(), [connection]);");
+    let (ticket, verdict) = said(&mut tls, Speech::Http1Begun);
+    assert!(ticket.is_answered(&facts(&Speech::Http1Begun)), "a first byte tells");
+    assert!(!ticket.is_answered(&facts(&Speech::TlsBegun)));
+    let Verdict::Decided(_, outcome) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(posted(&outcome), "null");
+    let mut http = handler("pools.gold.postMessage(await connection.http(), [connection]);");
+    let (ticket, verdict) = said(&mut http, Speech::TlsBegun);
+    assert!(ticket.is_answered(&facts(&Speech::TlsBegun)), "a first byte tells");
+    assert!(!ticket.is_answered(&facts(&Speech::Http1Begun)));
+    let Verdict::Decided(_, outcome) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(posted(&outcome), "null");
+    // What begins and is not whole is no answer to whoever asks for it next.
+    let mut both = handler(
+        "await connection.tls();
+         pools.gold.postMessage((await connection.http()).path, [connection]);",
+    );
+    let (_, verdict) = said(&mut both, Speech::Http1Begun);
+    let Verdict::Waits(client, ticket) = verdict else { panic!("{verdict:?}") };
+    assert!(!ticket.is_answered(&facts(&Speech::Http1Begun)));
+    let Verdict::Decided(_, outcome) = both.resume(ticket, client, Arc::new(head("/x", &[])))
+    else {
+        panic!()
+    };
+    assert_eq!(posted(&outcome), "\"/x\"");
+}
+
+#[test]
+fn who_asks_for_more_while_a_connection_is_away_waits_for_that() {
+    let mut engine = engine(
+        "let first;
+         onconnection = async ({ connection }) => {
+           if (first) {
+             first.http().then((http) => pools.gold.postMessage(http && http.path, [first]));
+             return connection.reject(418);
+           }
+           first = connection;
+           await connection.tls();
+           await new Promise(() => {});
+         };",
+    );
+    let verdict = engine.decide(Client::at("10.1.2.3"));
+    let Verdict::Waits(client, ticket) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(decide(&mut engine), Outcome::Reject(Refusal::Status(418)));
+    let verdict = engine.resume(ticket, client, Arc::new(Speech::Http1Begun));
+    let Verdict::Waits(client, ticket) = verdict else { panic!("{verdict:?}") };
+    let verdict = engine.resume(ticket, client, Arc::new(head("/x", &[])));
+    let Verdict::Decided(_, outcome) = verdict else { panic!("{verdict:?}") };
+    assert_eq!(posted(&outcome), "\"/x\"");
+    assert_eq!(engine.open(), 0);
 }
 
 #[test]
