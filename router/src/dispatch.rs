@@ -282,9 +282,9 @@ impl Dispatch {
             Goal::Rules(_) => return Some((connection, goal)),
             Goal::Script => script.ask(connection),
             Goal::Speech(ticket) => {
-                // What it says of another request only it can tell.
+                // What it says of another request only it can tell; behind TLS it can see none.
                 let mut connection = connection;
-                connection.set_scope(self.table.no_scope(facts.listener));
+                connection.set_scope(self.table.no_scope(facts));
                 script.tell(ticket, connection, facts.speech.clone())
             }
         };
@@ -336,7 +336,7 @@ impl Dispatch {
         connection.order(Orders {
             affinity: self.table.affinity(decision.target, facts),
             message: decision.message.cloned(),
-            scope: self.table.scope(facts.listener, decision.why),
+            scope: self.table.scope(facts, decision.why),
         });
         match decision.redirection(facts) {
             Some(Some(location)) => {

@@ -77,3 +77,24 @@ fn a_worker_that_says_that_it_keeps_to_the_scope_gets_all() {
     assert!(!log(&place).contains(SAID));
     master.stop();
 }
+
+/// What is behind TLS no rule sees, in a later request either: there is nothing to keep to.
+#[test]
+fn a_worker_that_looks_at_no_later_request_gets_clients_that_speak_tls() {
+    let _turn = turn();
+    let (master, _place) = hall("unknown = \"app\"", "careless");
+    let ended = |bytes: &[u8]| {
+        let mut client = master.client();
+        client.send(bytes);
+        client.finish();
+        client.end().0
+    };
+    // The first byte of TLS, and no hello: the rule by path cannot be told. The worker says what it
+    // says; it is no alert of the router's.
+    let said = ended(b"\x16\x03\x01 GET /private HTTP/1.1\r\n\r\n");
+    assert!(!said.is_empty() && !said.starts_with(&[0x15]), "{}", said.escape_ascii());
+    // In clear nobody knows what comes next.
+    let said = ended(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+    assert!(!said.windows(6).any(|it| it == b"worker"), "{}", said.escape_ascii());
+    master.stop();
+}

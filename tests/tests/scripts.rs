@@ -453,7 +453,8 @@ fn a_tls_client_goes_by_the_name_that_it_asks_for() {
     };
     // access_denied, as an alert.
     assert_eq!(answer(&hello("other.example.org")), [0x15, 3, 3, 0, 2, 2, 49]);
-    // A worker that speaks no TLS says what it says; it is no alert of the router's.
+    // A worker that speaks no TLS says what it says; it is no alert of the router's. Those that do are
+    // in `examples/tls`.
     let said = answer(&hello("shop.example.org"));
     assert!(!said.starts_with(&[0x15]), "{said:?}");
     assert_eq!(ask(&run, "127.0.0.1", "host: shop.example.org\r\n").status, 421);

@@ -48,6 +48,17 @@ fn folder_with(config: &str) -> Folder {
     folder
 }
 
+/// The example with other rules: no routes and no tests of its own, but these, and a line in the
+/// listener.
+fn with_rules(listener: &str, rules: &str) -> Folder {
+    let folder = folder();
+    let config = std::fs::read_to_string(folder.join("vestibule.toml")).unwrap();
+    let (head, _) = config.split_once("[[route]]").unwrap();
+    let head = head.replace("ech = \"outer\"", &format!("ech = \"outer\"\n{listener}\n"));
+    folder.write("vestibule.toml", &format!("{head}\n{rules}"), 0o644);
+    folder
+}
+
 fn start(folder: &Folder) -> (Master, Place) {
     let checked = Command::new(vestibule(WORKER))
         .arg("check")
@@ -100,6 +111,88 @@ fn each_site_is_served_by_its_own_workers_with_its_own_key() {
     let output = curl(&folder, &master, "other.example.org", "shop");
     let said = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(35), "{said}");
+    assert!(said.contains("access denied"), "{said}");
+    master.stop();
+}
+
+/// What curl gets that asks for these paths of the shop, one after the other: each status, and how many
+/// connections it had to open for it.
+fn statuses(folder: &Folder, master: &Master, paths: &[&str]) -> String {
+    let port = master.address().port();
+    let name = "shop.example.org";
+    let mut curl = Command::new("curl");
+    curl.args(["--silent", "--show-error", "--max-time", "20", "--cacert"])
+        .arg(folder.join("shop.crt"))
+        .args(["--resolve", &format!("{name}:{port}:127.0.0.1")])
+        .args(["--write-out", "%{http_code} %{num_connects}, "]);
+    for path in paths {
+        curl.args(["--output", "/dev/null"]).arg(format!("https://{name}:{port}{path}"));
+    }
+    let output = curl.output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+/// Every later request is as hidden from the rules as the first one was, so that whatever decided about
+/// that one decides about all.
+#[test]
+fn a_connection_stays_with_its_worker_whatever_decided_about_it() {
+    let script = "[router]\nscript = \"route.js\"\n";
+    let unknown = "unknown = \"shop\"";
+    let other = "[[route]]\nhost = \"other.example.org\"\nreject = 403\n";
+    let near = "[[route]]\npeer = \"192.0.2.0/24\"\npath = \"/b\"\nreject = 403\n\
+                [[route]]\nsni = \"shop.example.org\"\npool = \"shop\"\n";
+    let proxied = "proxy-protocol = \"192.0.2.1\"";
+    let named = "[[route]]\nsni = \"blog.example.org\"\npath = \"/b\"\nreject = 403\n\
+                 [[route]]\nsni = \"shop.example.org\"\npool = \"shop\"\n";
+    for (listener, rules) in [("", script), (unknown, other), ("", near), (proxied, named)] {
+        let folder = with_rules(listener, rules);
+        folder.write(
+            "route.js",
+            "onconnection = async ({ connection }) => {\n\
+             const hello = await connection.tls();\n\
+             if (hello?.serverName !== 'shop.example.org') return connection.reject(403);\n\
+             pools.shop.postMessage(null, [connection]);\n\
+             };\n",
+            0o644,
+        );
+        let (master, _place) = start(&folder);
+        assert_eq!(
+            statuses(&folder, &master, &["/", "/b", "/", "/b"]),
+            "200 1, 200 0, 200 0, 200 0, ",
+            "{listener} {rules}"
+        );
+        master.stop();
+    }
+}
+
+/// The example of a script that decides by name, with workers that complete the handshake.
+#[test]
+fn the_script_that_decides_by_name_leads_to_workers_that_end_tls() {
+    let folder = folder();
+    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../scripts/sni");
+    let read = |file: &str| std::fs::read_to_string(example.join(file)).unwrap();
+    let mut config = read("vestibule.toml").replace("127.0.0.1:8080", "127.0.0.1:0");
+    for site in ["shop", "blog"] {
+        let demo = format!("name = \"{site}\"\ncommand = \"demo\"");
+        assert!(config.contains(&demo), "{config}");
+        let (crt, key) = (format!("{site}.crt"), format!("{site}.key"));
+        let command = format!("name = \"{site}\"\ncommand = [\"{WORKER}\", \"{crt}\", \"{key}\"]");
+        config = config.replace(&demo, &command);
+    }
+    folder.write("vestibule.toml", &config, 0o644);
+    folder.write("route.js", &read("route.js"), 0o644);
+    let (master, _place) = start(&folder);
+    for site in ["shop", "blog"] {
+        let name = format!("{site}.example.org");
+        let output = curl(&folder, &master, &name, site);
+        let said = String::from_utf8(output.stdout).unwrap();
+        let expected = format!("worker={site}-1; route=script; name={name}; ");
+        assert!(said.starts_with(&expected), "{said}{:?}", output.stderr);
+    }
+    assert_eq!(statuses(&folder, &master, &["/", "/", "/"]), "200 1, 200 0, 200 0, ");
+    let output = curl(&folder, &master, "other.example.org", "shop");
+    let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("access denied"), "{said}");
     master.stop();
 }

@@ -233,6 +233,13 @@ impl<'a> Facts<'a> {
         }
     }
 
+    /// Whether what the client asks for is hidden for as long as it lives: its first byte is TLS's, which
+    /// no HTTP begins with, so that all that follows is behind TLS or nothing. What a proxy announces of
+    /// a TLS that it has ended itself says nothing here: the requests are in clear then.
+    pub fn hides_requests(&self) -> bool {
+        matches!(self.speech, Speech::Tls(_) | Speech::TlsBegun | Speech::TlsUnread(_))
+    }
+
     /// The host that the first request is for, normalised.
     pub fn host(&self) -> Fact<&'a str> {
         self.head().and_then(HttpHead::host)
@@ -283,6 +290,29 @@ mod tests {
             let facts = Facts { announced: Some(&hello), ..facts(&speech) };
             assert_eq!(facts.server_name(), Fact::Known("a"));
             assert_eq!(facts.alpn(), Fact::Absent);
+        }
+    }
+
+    /// Else a later request could be what nobody has looked at.
+    #[test]
+    fn only_who_begins_with_tls_hides_all_that_follows() {
+        let hello = || ClientHello { server_name: Fact::Known("a".into()), alpn: Fact::Absent };
+        for (speech, hides) in [
+            (Speech::Tls(hello()), true),
+            (Speech::TlsBegun, true),
+            (Speech::TlsUnread(Cause::TimedOut), true),
+            (Speech::Unasked, false),
+            (Speech::Unknown(Cause::TimedOut), false),
+            (Speech::Http2, false),
+            (Speech::Http1Begun, false),
+            (Speech::Http1Unread(Cause::TooLarge), false),
+            (head("/"), false),
+        ] {
+            let announced = hello();
+            for announced in [None, Some(&announced)] {
+                let facts = Facts { announced, ..facts(&speech) };
+                assert_eq!(facts.hides_requests(), hides, "{speech:?}");
+            }
         }
     }
 

@@ -153,7 +153,7 @@ mod tests {
     use vestibule_protocol::scope::{Request, Scope};
     use vestibule_protocol::supervision::{ListenerSetup, TargetSetup};
 
-    use super::super::{Table, Why};
+    use super::super::{Facts, Table, Why};
     use super::*;
 
     fn rule(pool: u32, hosts: &[&str], paths: &[&str]) -> RuleSetup {
@@ -173,7 +173,7 @@ mod tests {
     }
 
     fn scope(table: &Table, rule: usize) -> Option<Arc<[u8]>> {
-        table.scope(0, Why::Rule(rule))
+        table.scope(&Facts::of_address(0, None), Why::Rule(rule))
     }
 
     fn covers(scope: &[u8], host: &str, target: &str) -> bool {
@@ -251,17 +251,20 @@ mod tests {
         let table = table(vec![rule(0, &["a.example"], &[])], true);
         assert_eq!(scope(&table, 0), None);
         let cause = crate::inspect::Cause::NotHttp;
-        assert_eq!(table.scope(0, Why::Unknown { rule: 0, cause }), None);
+        assert_eq!(table.scope(&Facts::of_address(0, None), Why::Unknown { rule: 0, cause }), None);
     }
 
     #[test]
     fn what_could_not_be_told_holds_for_no_later_request() {
         let table = table(vec![rule(0, &["a.example"], &[])], false);
         let cause = crate::inspect::Cause::NotHttp;
-        let scope = table.scope(0, Why::Unknown { rule: 0, cause });
+        let scope = table.scope(&Facts::of_address(0, None), Why::Unknown { rule: 0, cause });
         assert_eq!(scope.as_deref(), Some(&[][..]));
-        assert_eq!(table.scope(0, Why::OnlyPool), None);
-        assert_eq!(table.scope_of_route(0, "pool-0"), table.scope(0, Why::Rule(0)));
+        assert_eq!(table.scope(&Facts::of_address(0, None), Why::OnlyPool), None);
+        assert_eq!(
+            table.scope_of_route(0, "pool-0"),
+            table.scope(&Facts::of_address(0, None), Why::Rule(0))
+        );
         assert_eq!(table.scope_of_route(0, "default"), None);
         assert_eq!(table.scope_of_route(0, "gone").as_deref(), Some(&[][..]));
     }

@@ -282,29 +282,35 @@ impl Table {
     }
 
     /// For which later requests on the same connection a decision holds; `None`: for all.
-    pub fn scope(&self, listener: usize, why: Why) -> Option<Arc<[u8]>> {
+    pub fn scope(&self, facts: &Facts<'_>, why: Why) -> Option<Arc<[u8]>> {
+        // Every later request is as hidden as the first one was: the rules would say the same of it.
+        if facts.hides_requests() {
+            return None;
+        }
         match why {
-            Why::Rule(index) => self.scopes.of_rule(listener, index),
+            Why::Rule(index) => self.scopes.of_rule(facts.listener, index),
             // The next request may well show what the first one hid.
-            Why::Unknown { .. } => self.scopes.nothing(listener),
+            Why::Unknown { .. } => self.scopes.nothing(facts.listener),
             Why::OnlyPool | Why::NoMatch => None,
         }
     }
 
-    /// The same for a decision that was made by a table before this one, or by a script.
+    /// The same for a decision that was made by a table before this one, or by a script: nobody has
+    /// looked at what the client says next.
     pub fn scope_of_route(&self, listener: usize, route: &str) -> Option<Arc<[u8]>> {
         if route == DEFAULT {
             return None;
         }
         match self.rules.iter().position(|rule| *rule.name == *route) {
-            Some(index) => self.scope(listener, Why::Rule(index)),
+            Some(index) => self.scopes.of_rule(listener, index),
             None => self.scopes.nothing(listener),
         }
     }
 
     /// The scope of a decision that rests on what cannot be told to a worker.
-    pub fn no_scope(&self, listener: usize) -> Option<Arc<[u8]>> {
-        self.scopes.nothing(listener)
+    pub fn no_scope(&self, facts: &Facts<'_>) -> Option<Arc<[u8]>> {
+        // As in `scope`.
+        if facts.hides_requests() { None } else { self.scopes.nothing(facts.listener) }
     }
 
     /// Whether connections come to a pool by a decision that does not hold for all later requests.
