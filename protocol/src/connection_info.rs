@@ -114,6 +114,14 @@ pub struct ConnectionInfo {
 }
 
 impl ConnectionInfo {
+    /// Whether the client is who has made the other end of the connection's socket, which is at this
+    /// address: no proxy in front has named another one, of which the kernel knows neither user nor
+    /// security context.
+    pub fn is_from(&self, other_end: Option<SocketAddr>) -> bool {
+        let place = |address: SocketAddr| (canonical(address).ip(), address.port());
+        self.peer.map(place) == other_end.map(place)
+    }
+
     /// Appends the facts as fields.
     pub fn encode(&self, out: &mut Vec<u8>) {
         tlv::put_array(out, TAG_ID, self.id.to_le_bytes());
@@ -347,6 +355,28 @@ mod tests {
             ticket: Some(Ticket::from(*b"sixteen bytes...")),
             handed_back_by: Some(Box::new("login-1".into())),
             scope: Some(Arc::new(Scope::decode(&[]).unwrap())),
+        }
+    }
+
+    /// Whoever asks the kernel about a socket asks about who made its other end.
+    #[test]
+    fn a_client_whom_a_proxy_has_named_is_not_at_the_other_end() {
+        let from = |peer: Option<&str>, other_end: Option<&str>| {
+            let address = |text: Option<&str>| text.map(|text| text.parse().unwrap());
+            let info = ConnectionInfo { peer: address(peer), ..ConnectionInfo::default() };
+            info.is_from(address(other_end))
+        };
+        assert!(from(None, None));
+        assert!(from(Some("10.1.2.3:80"), Some("10.1.2.3:80")));
+        assert!(from(Some("10.1.2.3:80"), Some("[::ffff:10.1.2.3]:80")));
+        assert!(from(Some("[fe80::1]:80"), Some("[fe80::1%2]:80")));
+        for (peer, other_end) in [
+            (Some("10.1.2.3:80"), Some("10.1.2.4:80")),
+            (Some("10.1.2.3:80"), Some("10.1.2.3:81")),
+            (Some("10.1.2.3:80"), None),
+            (None, Some("10.1.2.3:80")),
+        ] {
+            assert!(!from(peer, other_end), "{peer:?} {other_end:?}");
         }
     }
 

@@ -16,7 +16,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
-use vestibule_router::inspect::{Fact, HttpHead, Label, Speech};
+use vestibule_router::inspect::{ClientHello, Fact, HttpHead, Label, Speech};
 use vestibule_router::route::script::{Engine, Limits, Outcome, Pools, Source, Subject, Verdict};
 
 const BURST: u32 = 64;
@@ -59,6 +59,10 @@ impl Subject for Client {
 
     fn user(&self) -> Fact<String> {
         Fact::Absent
+    }
+
+    fn announced(&self) -> Option<ClientHello> {
+        None
     }
 }
 

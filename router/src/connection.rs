@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
+#[cfg(feature = "cli")]
 use vestibule_protocol::envelope::{PassedConnection, Transferable};
 use vestibule_protocol::{ConnectionInfo, Data};
 
@@ -91,26 +92,34 @@ impl Connection {
         self.trace.proxied(source);
     }
 
-    /// Asks the kernel for the peer's security context, which its worker is told, too.
+    /// Asks the kernel for the peer's security context, which its worker is told, too. A client whom a
+    /// proxy has named is not at the other end: what context it has, if any, nobody can tell.
     #[cfg(feature = "cli")]
     pub(crate) fn ask_context(&mut self) -> Fact<Label> {
         let context = match Label::of_peer(&self.paused) {
-            Ok(label) => label.into(),
-            Err(_) => Fact::Unknown(Cause::Hidden),
+            Ok(label) if self.info.is_from(self.other_end()) => label.into(),
+            Ok(_) | Err(_) => Fact::Unknown(Cause::Hidden),
         };
         self.note_context(&context);
         context
     }
 
     /// Who is at the other end of a Unix-domain socket; absent for an Internet peer. One that has
-    /// neither address nor user is hidden: the kernel does not say, or it is a proxy's Unix-domain client.
+    /// neither address nor user is hidden: the kernel does not say, or it is a client of a proxy's.
     #[cfg(feature = "cli")]
     pub(crate) fn credentials(&self) -> Fact<Credentials> {
         match (self.info.peer_credentials, self.info.peer) {
+            (Some(_), _) if !self.info.is_from(self.other_end()) => Fact::Unknown(Cause::Hidden),
             (Some(who), _) => Fact::Known(Credentials { uid: who.uid, user: None }),
             (None, Some(_)) => Fact::Absent,
             (None, None) => Fact::Unknown(Cause::Hidden),
         }
+    }
+
+    /// The address that the socket has for its other end: the client's, or that of a proxy in front.
+    #[cfg(feature = "cli")]
+    fn other_end(&self) -> Option<SocketAddr> {
+        SocketAddr::try_from(rustix::net::getpeername(&self.paused).ok()??).ok()
     }
 
     #[cfg(feature = "cli")]
@@ -314,5 +323,39 @@ mod tests {
         assert_eq!(connection.info().peer_context.as_deref(), Some(text));
         connection.note_context(&Fact::Absent);
         assert_eq!(connection.info().peer_context, None);
+    }
+
+    /// Else every client of a proxy would be what the proxy is.
+    #[test]
+    fn what_the_kernel_knows_of_a_proxy_is_not_known_of_its_client() {
+        let client = "192.0.2.7:51200".parse().ok();
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let far = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let (near, peer) = listener.accept().unwrap();
+        let info = ConnectionInfo { peer: Some(peer), ..ConnectionInfo::default() };
+        let mut connection = Connection::new(PausedConnection::new(near.into()), info);
+        assert_ne!(connection.ask_context(), Fact::Unknown(Cause::Hidden));
+        assert_eq!(connection.credentials(), Fact::Absent);
+        // A client with an address, and one of a Unix-domain socket, which has none.
+        for named in [client, None] {
+            connection.proxied(named, None);
+            assert_eq!(connection.ask_context(), Fact::Unknown(Cause::Hidden));
+            assert_eq!(connection.info().peer_context, None);
+            let absent = named.is_some();
+            let user = if named.is_some() { Fact::Absent } else { Fact::Unknown(Cause::Hidden) };
+            assert_eq!(connection.credentials(), user);
+        }
+        drop(far);
+        let (near, _far) = std::os::unix::net::UnixStream::pair().unwrap();
+        let paused = PausedConnection::new(near.into());
+        let peer_credentials = paused.peer_credentials();
+        let info = ConnectionInfo { peer_credentials, ..ConnectionInfo::default() };
+        let mut connection = Connection::new(paused, info);
+        let uid = peer_credentials.unwrap().uid;
+        assert_eq!(connection.credentials(), Fact::Known(Credentials { uid, user: None }));
+        assert_ne!(connection.ask_context(), Fact::Unknown(Cause::Hidden));
+        connection.proxied(client, None);
+        assert_eq!(connection.credentials(), Fact::Unknown(Cause::Hidden));
+        assert_eq!(connection.ask_context(), Fact::Unknown(Cause::Hidden));
     }
 }

@@ -22,12 +22,17 @@ const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
 
 /// The program, with proxies on 127.0.0.1 and 127.0.0.2.
 fn hall(more: &str) -> (Master, Place) {
+    hall_with(more, "")
+}
+
+/// The same, with these rules before its own.
+fn hall_with(more: &str, first: &str) -> (Master, Place) {
     let user = if rustix::process::geteuid().is_root() { "user = \"root\"\n" } else { "" };
     let place = Place::new();
     let file = place.config(&format!(
         "[[listener]]\nname = \"web\"\naddress = \"127.0.0.1:0\"\n\
          proxy-protocol = [\"127.0.0.1\", \"127.0.0.2\"]\n{more}\
-         [[pool]]\nname = \"app\"\ncommand = [\"{WORKER}\", \"recv\"]\nworkers = 1\n{user}\
+         [[pool]]\nname = \"app\"\ncommand = [\"{WORKER}\", \"recv\"]\nworkers = 1\n{user}{first}\
          [[route]]\nname = \"nine\"\npeer = \"127.0.0.9\"\npool = \"app\"\n\
          [[route]]\nname = \"rest\"\npool = \"app\"\n"
     ));
@@ -127,6 +132,33 @@ fn haproxys_clients_count_in_both_versions() {
     assert_counts(second);
     assert_counts(tls);
     master.stop();
+}
+
+/// The kernel knows the context of the proxy, which is nobody's behind it: no rule by it can be told, so
+/// that none is slipped past.
+#[test]
+fn a_proxys_security_context_is_not_its_clients() {
+    for rule in [
+        "peer-context = \"*:*:guest_t:*\"\nreject = 403",
+        "peer-context = \"none\"\npool = \"app\"",
+        "peer-level = \"s0\"\nreject = 403",
+    ] {
+        let (master, _place) = hall_with("", &format!("[[route]]\nname = \"context\"\n{rule}\n"));
+        let ask = |header: &str| {
+            let mut client = from("127.0.0.2", master.address());
+            client.send(header.as_bytes());
+            let answer = client.get("/");
+            (answer.status, answer.header("vestibule-reason").map(str::to_owned))
+        };
+        let hidden = (400, Some("unknown-fact".to_owned()));
+        assert_eq!(ask("PROXY TCP4 127.0.0.9 192.0.2.2 51200 80\r\n"), hidden, "{rule}");
+        // Its own connections, and clients without a proxy, are who they are.
+        assert_ne!(ask("PROXY UNKNOWN\r\n"), hidden, "{rule}");
+        let mut ordinary = from("127.0.0.3", master.address());
+        assert_ne!(ordinary.get("/").status, 400, "{rule}");
+        drop(ordinary);
+        master.stop();
+    }
 }
 
 #[test]

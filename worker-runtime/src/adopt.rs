@@ -206,7 +206,11 @@ impl Adopter<'_> {
     ) -> Result<Prepared, Refused> {
         let typed = self.decode(sequence, message)?;
         let socket = self.register(sequence, &facts, descriptor)?;
-        if self.settings.peer_context && facts.peer_context.is_none() {
+        // A client whom a proxy has named is not at the other end of the socket.
+        if self.settings.peer_context
+            && facts.peer_context.is_none()
+            && facts.is_from(socket.other_end())
+        {
             facts.peer_context = socket.peer_context().map(Into::into);
         }
         let data = Data::from_parts(self.codec, message.to_vec());

@@ -45,6 +45,14 @@ impl Socket {
         }
     }
 
+    /// The address of the socket's other end; none on a Unix-domain socket.
+    pub(crate) fn other_end(&self) -> Option<std::net::SocketAddr> {
+        match self {
+            Self::Tcp(stream) => stream.get_ref().peer_addr().ok(),
+            Self::Unix(_) => None,
+        }
+    }
+
     /// The peer's security context as the kernel knows it (`SO_PEERSEC`); `None` if it has none.
     pub fn peer_context(&self) -> Option<String> {
         let context = sys::peer_context(self.as_fd()).ok()?;

@@ -299,3 +299,25 @@ async fn a_peer_holds_no_more_than_it_may_while_it_is_looked_at() {
     let mut fourth = hall.speaking(HEAD).await;
     assert_eq!(answer(&mut fourth).await.unwrap().0, 410);
 }
+
+/// The kernel knows the proxy's context.
+#[tokio::test]
+async fn what_context_a_proxys_client_has_cannot_be_told() {
+    let contexts = |text: &str| Some(vec![text.to_owned()]);
+    for context in ["*:*:guest_t:*", "none"] {
+        let context = rule(410, |rule| rule.contexts = contexts(context));
+        let rules = vec![context, rule(411, |_| ())];
+        let hall = Hall::with(rules, InspectSetup::default(), behind_proxy(LimitSetup::default()));
+        let mut named = hall.speaking(b"PROXY TCP4 192.0.2.7 10.0.0.1 51200 80\r\n").await;
+        named.write_all(HEAD).await.unwrap();
+        assert_eq!(answer(&mut named).await, Some((400, "unknown-fact".to_owned())));
+        // A client of the proxy on a Unix-domain socket has no address.
+        let unix = [&b"\r\n\r\n\0\r\nQUIT\n\x21\x31\0\xd8"[..], &[0; 216], HEAD].concat();
+        let mut unix = hall.speaking(&unix).await;
+        assert_eq!(answer(&mut unix).await, None, "who has no address is closed without a word");
+        assert_eq!(hall.rejected(Reason::UnknownFact), 2);
+        let mut local = hall.speaking(b"PROXY UNKNOWN\r\n").await;
+        local.write_all(HEAD).await.unwrap();
+        assert_ne!(answer(&mut local).await.unwrap().0, 400);
+    }
+}
