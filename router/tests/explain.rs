@@ -87,6 +87,35 @@ fn a_rule_by_address_needs_no_byte_and_a_hidden_fact_ends_the_search() {
     assert!(hidden.contains("route `unknown`: rejected (unknown-fact)\n"), "{hidden}");
 }
 
+/// Only on a listener that listens to proxies; one of those has ended the client's TLS.
+#[test]
+fn a_name_and_a_request_are_a_client_behind_a_proxy() {
+    let output = explain_of(
+        "router/tests/config/test-proxied.toml",
+        &["--listener", "behind", "--peer", "192.0.2.1", "--sni", "A.example", "--path", "/api/x"],
+    );
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let expected = "\
+a connection from 192.0.2.1 on `behind`: TLS for a.example, ended by a proxy: GET /api/x, no host
+   1. api   yes
+   2. h2    -     not asked
+   3. rest  -     not asked
+route `api`: pool `app`
+balance: least-connections
+looked at: its first bytes
+";
+    assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    let context = "staff_u:staff_r:staff_t:s0";
+    let output = explain_of(
+        "router/tests/config/test-proxied.toml",
+        &["--listener", "behind", "--sni", "a", "--host", "b", "--peer-context", context],
+    );
+    let error = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(64), "{error}");
+    let said = "`peer-context` cannot be seen of a client whose TLS a proxy has ended";
+    assert!(error.contains(said), "{error}");
+}
+
 #[test]
 fn redirections_and_sticky_workers_are_named() {
     let secure = page(&["--peer", "10.1.2.3", "--host", "secure.example.org", "--path", "/a?b"]);

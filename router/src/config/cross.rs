@@ -124,7 +124,10 @@ pub(super) fn resolve(
     let scripted = router.as_ref().is_some_and(|(_, router)| router.script.value.is_some());
     let tests = tests
         .into_iter()
-        .filter_map(|test| self::test(test, &listener_names, &route_names, scripted, report))
+        .filter_map(|test| {
+            let named = (&listener_names, listeners.as_slice());
+            self::test(test, named, &route_names, scripted, report)
+        })
         .collect();
     if report.mistakes.len() > wrong_before {
         return None;
@@ -236,7 +239,7 @@ fn listener(draft: &ListenerDraft, pools: &Names<'_>, report: &mut Report) -> Li
 
 fn test(
     test: TestDraft,
-    listeners: &Names<'_>,
+    (names, listeners): (&Names<'_>, &[Listener]),
     routes: &[String],
     scripted: bool,
     report: &mut Report,
@@ -245,10 +248,19 @@ fn test(
         None => Some(Sourced::default(0)),
         Some(name) => {
             let place = name.place().unwrap_or(&test.place);
-            let found = listeners.find(name, place, report);
+            let found = names.find(name, place, report);
             found.map(|value| Sourced { value, origin: name.origin.clone() })
         }
     };
+    let proxied = listener
+        .as_ref()
+        .and_then(|at| listeners.get(at.value))
+        .is_some_and(|listener| !listener.proxies.is_empty());
+    let [in_clear, behind_proxies] = test.impossible;
+    if let Some((place, impossible)) = if proxied { behind_proxies } else { in_clear } {
+        report.wrong(&place, Problem::Impossible(impossible));
+        return None;
+    }
     let expect = &test.expect;
     let implicit = if routes.is_empty() { DEFAULT } else { NO_ROUTE };
     // `script`, or `script:` and what it decides.

@@ -22,9 +22,8 @@ impl Config {
     /// # Errors
     /// No client is like this.
     pub fn explain(&self, client: &Imagined, listener: usize) -> Result<String, Impossible> {
-        let speech = client.speech()?;
-        let credentials = client.credentials();
-        let facts = client.facts(listener, credentials.as_ref(), &speech);
+        let shown = client.shown(self.is_proxied(listener))?;
+        let facts = shown.facts(listener);
         let mut page = String::new();
         // Writing to a text does not fail.
         let _ =
@@ -43,9 +42,8 @@ impl Config {
         listener: usize,
         script: &mut Trial,
     ) -> Result<String, Impossible> {
-        let speech = client.speech()?;
-        let credentials = client.credentials();
-        let facts = client.facts(listener, credentials.as_ref(), &speech);
+        let shown = client.shown(self.is_proxied(listener))?;
+        let facts = shown.facts(listener);
         let mut page = String::new();
         let _ = self.write(&mut page, &facts).and_then(|()| match script.ask(&facts) {
             Tried::Decides { to, message } => {
@@ -57,6 +55,11 @@ impl Config {
             }
         });
         Ok(page)
+    }
+
+    /// Whether proxies may speak for clients of a listener.
+    pub(super) fn is_proxied(&self, listener: usize) -> bool {
+        self.listeners.get(listener).is_some_and(|listener| !listener.proxies.is_empty())
     }
 
     fn write(&self, page: &mut String, facts: &Facts<'_>) -> fmt::Result {
@@ -142,7 +145,9 @@ impl Config {
 
     /// Decides as a router does, and notes how deep it has to look.
     fn decide(&self, facts: &Facts<'_>) -> (Option<Decision<'_>>, Depth) {
-        let mut seen = Facts::of_address(facts.listener, facts.peer);
+        // What a proxy says comes before its client.
+        let seen = Facts::of_address(facts.listener, facts.peer);
+        let mut seen = Facts { announced: facts.announced, ..seen };
         let mut deepest = Depth::Address;
         // Each look is deeper than nothing, and there are three.
         for _ in 0..4 {
@@ -235,6 +240,13 @@ impl Display for Said<'_> {
         }
         if let Fact::Known(context) = self.0.context {
             write!(out, "context {context}, ")?;
+        }
+        if self.0.announced.is_some() {
+            match self.0.server_name() {
+                Fact::Known(name) => write!(out, "TLS for {name}")?,
+                _ => write!(out, "TLS without a name")?,
+            }
+            write!(out, ", ended by a proxy: ")?;
         }
         match self.0.speech {
             Speech::Tls(_) => {

@@ -16,7 +16,7 @@ use super::values;
 use super::words::{ADMIN, LISTENER, ROUTER, Schema};
 use crate::listener::path::{LONGEST, MODE};
 use crate::route::Refusal;
-use crate::route::imagine::Imagined;
+use crate::route::imagine::{Imagined, Impossible};
 
 /// A duration's unit in a message.
 pub(super) const DURATION: &str = "a duration, such as `\"5s\"`";
@@ -70,6 +70,8 @@ pub(super) struct TestDraft {
     pub(super) client: Imagined,
     pub(super) listener: Option<Sourced<String>>,
     pub(super) expect: Sourced<String>,
+    /// Why there is no such client, and where it says so: where no proxy speaks for it, and where some do.
+    pub(super) impossible: [Option<(Place, Impossible)>; 2],
 }
 
 impl Draft {

@@ -34,9 +34,9 @@ impl Config {
 
     #[cfg(feature = "script")]
     fn run_script_test(&self, test: &Test, trial: &mut Trial) -> Option<Mistake> {
-        let speech = test.client.speech().ok()?;
-        let credentials = test.client.credentials();
-        let facts = test.client.facts(test.listener.value, credentials.as_ref(), &speech);
+        let listener = test.listener.value;
+        let shown = test.client.shown(self.is_proxied(listener)).ok()?;
+        let facts = shown.facts(listener);
         let expected = test.expect.value.as_str();
         let (route, why) = match trial.ask(&facts) {
             Tried::Decides { to, .. } => {
@@ -71,9 +71,9 @@ impl Config {
 
     fn run_test(&self, test: &Test) -> Option<Mistake> {
         // A description that no client fits was refused when it was read.
-        let speech = test.client.speech().ok()?;
-        let credentials = test.client.credentials();
-        let facts = test.client.facts(test.listener.value, credentials.as_ref(), &speech);
+        let listener = test.listener.value;
+        let shown = test.client.shown(self.is_proxied(listener)).ok()?;
+        let facts = shown.facts(listener);
         // Everything is known.
         let Outcome::Decided(decision) = self.table.decide(&facts) else { return None };
         if **decision.route == *test.expect.value {

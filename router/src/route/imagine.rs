@@ -3,7 +3,9 @@
 use std::fmt::Write;
 use std::net::IpAddr;
 
-use crate::inspect::{ClientHello, Credentials, Fact, Facts, HttpHead, Label, Speech, normal};
+use crate::inspect::{
+    Cause, ClientHello, Credentials, Fact, Facts, HttpHead, Label, Speech, normal,
+};
 
 /// A client. What is not said it does not have; one of which nothing is said but its address asks for
 /// `/` with HTTP/1.1 and names no host.
@@ -42,53 +44,99 @@ pub enum Impossible {
     /// Something that HTTP/2 in clear does not show, or that is TLS's.
     #[error("`{0}` cannot be seen of a client that begins with HTTP/2 in clear")]
     HiddenByHttp2(&'static str),
+    /// What the kernel knows of the proxy that has ended the client's TLS.
+    #[error("`{0}` cannot be seen of a client whose TLS a proxy has ended")]
+    BehindProxy(&'static str),
+}
+
+impl Impossible {
+    /// The key that does not fit.
+    pub const fn key(self) -> &'static str {
+        let (Self::HiddenByTls(key) | Self::HiddenByHttp2(key) | Self::BehindProxy(key)) = self;
+        key
+    }
+}
+
+/// All that a client shows.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Shown {
+    peer: Option<IpAddr>,
+    context: Fact<Label>,
+    credentials: Option<Credentials>,
+    speech: Speech,
+    announced: Option<ClientHello>,
+}
+
+impl Shown {
+    /// What is known once everything was looked at.
+    pub fn facts(&self, listener: usize) -> Facts<'_> {
+        Facts {
+            credentials: self.credentials.as_ref().into(),
+            context: self.context.as_ref(),
+            speech: &self.speech,
+            announced: self.announced.as_ref(),
+            ..Facts::of_address(listener, self.peer)
+        }
+    }
 }
 
 impl Imagined {
-    /// What it says first.
+    /// What it shows, on a listener where proxies may speak for their clients (`proxied`) or none does.
+    /// With a TLS name or protocol and a request it is one whose TLS such a proxy has ended, which tells
+    /// them.
     ///
     /// # Errors
     /// No client shows all of this.
-    pub fn speech(&self) -> Result<Speech, Impossible> {
-        let tls = self.server_name.is_some() || !self.alpn.is_empty();
-        let request = [
+    pub fn shown(&self, proxied: bool) -> Result<Shown, Impossible> {
+        let request = self.of_request().is_some() || self.http2;
+        let ended = proxied && self.of_tls().is_some() && request;
+        if ended && self.context.is_some() {
+            return Err(Impossible::BehindProxy("peer-context"));
+        }
+        Ok(Shown {
+            peer: self.peer,
+            context: match ended {
+                true => Fact::Unknown(Cause::Hidden),
+                false => self.context.clone().into(),
+            },
+            credentials: self.credentials(),
+            speech: self.speech(ended)?,
+            announced: ended.then(|| self.hello()),
+        })
+    }
+
+    /// What it says of TLS.
+    fn of_tls(&self) -> Option<&'static str> {
+        let said = [("sni", self.server_name.is_some()), ("alpn", !self.alpn.is_empty())];
+        said.into_iter().find(|(_, said)| *said).map(|(key, _)| key)
+    }
+
+    /// What it says of its request.
+    fn of_request(&self) -> Option<&'static str> {
+        let said = [
             ("host", self.host.is_some()),
             ("path", self.path.is_some()),
             ("query", !self.query.is_empty()),
             ("header", !self.headers.is_empty()),
             ("cookie", !self.cookies.is_empty()),
         ];
-        let request = request.into_iter().find(|(_, said)| *said).map(|(key, _)| key);
-        match (self.http2, tls, request) {
-            (true, _, Some(key)) => Err(Impossible::HiddenByHttp2(key)),
-            (true, true, None) if self.server_name.is_some() => {
-                Err(Impossible::HiddenByHttp2("sni"))
-            }
-            (true, true, None) => Err(Impossible::HiddenByHttp2("alpn")),
-            (true, false, None) => Ok(Speech::Http2),
-            (false, true, Some(key)) => Err(Impossible::HiddenByTls(key)),
-            (false, true, None) => Ok(Speech::Tls(self.hello())),
-            (false, false, _) => Ok(Speech::Http1(self.head())),
+        said.into_iter().find(|(_, said)| *said).map(|(key, _)| key)
+    }
+
+    /// What it says first; of a client whose TLS a proxy has `ended`, what is behind that.
+    fn speech(&self, ended: bool) -> Result<Speech, Impossible> {
+        let tls = if ended { None } else { self.of_tls() };
+        match (self.http2, tls, self.of_request()) {
+            (true, _, Some(key)) | (true, Some(key), None) => Err(Impossible::HiddenByHttp2(key)),
+            (true, None, None) => Ok(Speech::Http2),
+            (false, Some(_), Some(key)) => Err(Impossible::HiddenByTls(key)),
+            (false, Some(_), None) => Ok(Speech::Tls(self.hello())),
+            (false, None, _) => Ok(Speech::Http1(self.head())),
         }
     }
 
-    /// What is known once everything was looked at.
-    pub fn facts<'a>(
-        &'a self,
-        listener: usize,
-        credentials: Option<&'a Credentials>,
-        speech: &'a Speech,
-    ) -> Facts<'a> {
-        Facts {
-            credentials: credentials.into(),
-            context: self.context.as_ref().into(),
-            speech,
-            ..Facts::of_address(listener, self.peer)
-        }
-    }
-
-    /// Who is at the other end, for [`facts`](Self::facts).
-    pub fn credentials(&self) -> Option<Credentials> {
+    /// Who is at the other end.
+    fn credentials(&self) -> Option<Credentials> {
         let user = self.user.as_ref()?;
         Some(match user.parse() {
             Ok(uid) => Credentials { uid, user: None },
@@ -141,13 +189,19 @@ fn escape(text: &str, target: &mut String) {
 mod tests {
     use super::*;
 
+    fn facts(shown: &Shown) -> Facts<'_> {
+        shown.facts(0)
+    }
+
     #[test]
     fn a_client_of_which_nothing_is_said_asks_for_the_root_and_names_no_host() {
-        let client = Imagined::default();
-        let speech = client.speech().unwrap();
-        let facts = client.facts(0, None, &speech);
-        assert_eq!((facts.path(), facts.host()), (Fact::Known("/"), Fact::Absent));
-        assert_eq!((facts.server_name(), facts.http2()), (Fact::Absent, Fact::Known(false)));
+        for proxied in [false, true] {
+            let shown = Imagined::default().shown(proxied).unwrap();
+            let facts = facts(&shown);
+            assert_eq!((facts.path(), facts.host()), (Fact::Known("/"), Fact::Absent));
+            assert_eq!((facts.server_name(), facts.http2()), (Fact::Absent, Fact::Known(false)));
+            assert_eq!(facts.context, Fact::Absent);
+        }
     }
 
     #[test]
@@ -159,7 +213,8 @@ mod tests {
             cookies: vec![("a".to_owned(), "1".to_owned()), ("b".to_owned(), "2".to_owned())],
             ..Imagined::default()
         };
-        let Speech::Http1(head) = client.speech().unwrap() else { panic!("plain") };
+        let shown = client.shown(false).unwrap();
+        let Speech::Http1(head) = &shown.speech else { panic!("plain") };
         assert_eq!((head.host(), head.path()), (Fact::Known("a.example"), Fact::Known("/x")));
         assert_eq!(head.query("q&").collect::<Vec<_>>(), ["a b"]);
         assert_eq!(head.query("y").collect::<Vec<_>>(), ["1"]);
@@ -169,10 +224,46 @@ mod tests {
     #[test]
     fn no_client_shows_a_request_behind_tls_or_http2() {
         let tls = Imagined { server_name: Some("a".to_owned()), ..Imagined::default() };
-        assert!(matches!(tls.speech(), Ok(Speech::Tls(_))));
+        for proxied in [false, true] {
+            // A proxy may leave TLS as it is.
+            assert!(matches!(tls.shown(proxied).unwrap().speech, Speech::Tls(_)));
+        }
         let both = Imagined { host: Some("a".to_owned()), ..tls.clone() };
-        assert_eq!(both.speech(), Err(Impossible::HiddenByTls("host")));
+        assert_eq!(both.shown(false), Err(Impossible::HiddenByTls("host")));
         let http2 = Imagined { http2: true, ..tls };
-        assert_eq!(http2.speech(), Err(Impossible::HiddenByHttp2("sni")));
+        assert_eq!(http2.shown(false), Err(Impossible::HiddenByHttp2("sni")));
+        let all = Imagined { http2: true, ..both };
+        for proxied in [false, true] {
+            assert_eq!(all.shown(proxied), Err(Impossible::HiddenByHttp2("host")));
+        }
+    }
+
+    #[test]
+    fn a_proxy_that_has_ended_tls_tells_of_it_and_shows_the_request() {
+        let client = Imagined {
+            server_name: Some("A.example.".to_owned()),
+            alpn: vec!["http/1.1".to_owned()],
+            path: Some("/api".to_owned()),
+            ..Imagined::default()
+        };
+        let shown = client.shown(true).unwrap();
+        let facts = facts(&shown);
+        assert_eq!(
+            (facts.server_name(), facts.path()),
+            (Fact::Known("a.example"), Fact::Known("/api"))
+        );
+        assert!(facts.alpn().known().is_some_and(|all| all.len() == 1));
+        // The kernel knows the proxy's.
+        assert_eq!(facts.context, Fact::Unknown(Cause::Hidden));
+        let http2 = Imagined { path: None, http2: true, ..client.clone() };
+        let shown = http2.shown(true).unwrap();
+        let facts = shown.facts(0);
+        assert_eq!(
+            (facts.server_name(), facts.http2()),
+            (Fact::Known("a.example"), Fact::Known(true))
+        );
+        let context = Label::parse("staff_u:staff_r:staff_t:s0").ok();
+        let labelled = Imagined { context, ..client };
+        assert_eq!(labelled.shown(true), Err(Impossible::BehindProxy("peer-context")));
     }
 }

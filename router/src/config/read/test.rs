@@ -8,7 +8,7 @@ use super::super::words::TEST;
 use super::{TestDraft, open};
 use crate::inspect::label::{Label, NONE};
 use crate::inspect::normal;
-use crate::route::imagine::{Imagined, Impossible};
+use crate::route::imagine::Imagined;
 use crate::route::pattern::NotAPattern;
 
 pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<TestDraft> {
@@ -42,13 +42,13 @@ pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<TestDraft> {
     let mut client = client?;
     let peer = peer?;
     client.peer = peer.value;
-    if let Err(impossible) = client.speech() {
-        let (Impossible::HiddenByTls(key) | Impossible::HiddenByHttp2(key)) = impossible;
-        let place = table.item(key).map_or_else(|| item.place.clone(), |item| item.place);
-        report.wrong(&place, Problem::Impossible(impossible));
-        return None;
-    }
-    Some(TestDraft { place: item.place.clone(), peer, client, listener, expect: expect? })
+    let place = item.place.clone();
+    let of = |key| table.item(key).map_or_else(|| place.clone(), |item| item.place);
+    // Whether proxies may speak for it its listener says.
+    let impossible = [false, true].map(|proxied| {
+        client.shown(proxied).err().map(|impossible| (of(impossible.key()), impossible))
+    });
+    Some(TestDraft { place, peer, client, listener, expect: expect?, impossible })
 }
 
 /// What a client is besides its address.
