@@ -134,6 +134,102 @@ fn haproxys_clients_count_in_both_versions() {
     master.stop();
 }
 
+/// What HAProxy tells of TLS that it has ended: the name decides, and the worker is told all of it.
+#[test]
+fn haproxys_tls_clients_are_routed_by_their_name_and_the_worker_is_told() {
+    let by_name = "[[route]]\nname = \"api\"\nsni = \"api.example.org\"\npath = \"/api/*\"\n\
+                   alpn = \"http/1.1\"\npool = \"app\"\n\
+                   [[route]]\nname = \"secret\"\nsni = \"secret.example.org\"\nreject = 403\n\
+                   [[test]]\npeer = \"127.0.0.9\"\nsni = \"api.example.org\"\nalpn = \"http/1.1\"\n\
+                   path = \"/api/x\"\nexpect = \"api\"\n";
+    let (master, place) = hall_with("", by_name);
+    let [tls, checked] = free_ports();
+    let folder = Folder::new();
+    let made = Command::new("openssl")
+        .current_dir(folder.path())
+        .args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1"])
+        .args(["-nodes", "-days", "30", "-subj", "/CN=example.org"])
+        .args(["-addext", "subjectAltName=DNS:*.example.org", "-keyout", "key", "-out", "crt"])
+        .output()
+        .unwrap();
+    assert!(made.status.success(), "{made:?}");
+    let read = |name: &str| std::fs::read_to_string(folder.join(name)).unwrap();
+    let pem = folder.write("all.pem", &format!("{}{}", read("key"), read("crt")), 0o644);
+    let unix = folder.join("unix.sock");
+    let to = master.address();
+    // Names of connections are those that clients ask for, so that they are known here.
+    let config = folder.write(
+        "haproxy.cfg",
+        &format!(
+            "defaults\n mode tcp\n timeout connect 5s\n timeout client 30s\n timeout server 30s\n\
+             unique-id-format id-%[ssl_fc_sni]\n\
+             listen tls\n bind {tls} ssl crt {} alpn http/1.1\n \
+             server app {to} send-proxy-v2 proxy-v2-options ssl,authority,unique-id\n\
+             listen unix\n bind unix@{}\n server app {to} send-proxy-v2 proxy-v2-options unique-id\n\
+             listen checked\n bind {checked}\n \
+             server app {to} check inter 100ms fall 1 send-proxy-v2 check-send-proxy\n",
+            pem.display(),
+            unix.display(),
+        ),
+        0o644,
+    );
+    let mut command = Command::new("haproxy");
+    command.arg("-db").arg("-f").arg(config);
+    let haproxy = Running::start(&folder, command, &[tls, checked]);
+    let curl = |name: &str, path: &str| {
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "20", "--cacert"])
+            .arg(folder.join("crt"))
+            .args(["--interface", "127.0.0.9"])
+            .args(["--resolve", &format!("{name}.example.org:{}:127.0.0.1", tls.port())])
+            .args(["--write-out", "\nstatus=%{http_code}"])
+            .arg(format!("https://{name}.example.org:{}{path}", tls.port()))
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{output:?}");
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let field = |said: &str, name: &str| {
+        let found = said.split_whitespace().find_map(|it| it.strip_prefix(&format!("{name}=")));
+        found.unwrap_or_else(|| panic!("no {name}: {said}")).to_owned()
+    };
+    for (name, path, route) in
+        [("api", "/api/x", "api"), ("api", "/", "nine"), ("other", "/api/x", "nine")]
+    {
+        let said = curl(name, path);
+        assert_eq!(field(&said, "route"), route, "{said}");
+        assert!(field(&said, "peer").starts_with("127.0.0.9:"), "{said}");
+        assert_eq!(field(&said, "name"), format!("{name}.example.org"), "{said}");
+        assert_eq!(field(&said, "alpn"), "http/1.1", "{said}");
+        assert_eq!(field(&said, "unique"), format!("id-{name}.example.org"), "{said}");
+    }
+    assert_eq!(field(&curl("secret", "/"), "status"), "403");
+    // A client of a Unix-domain socket HAProxy sends as a connection of its own (LOCAL), whose fields are
+    // to be skipped.
+    let output = Command::new("curl")
+        .args(["--silent", "--show-error", "--max-time", "20", "--unix-socket"])
+        .arg(&unix)
+        .arg("http://api.example.org/api/x")
+        .output()
+        .unwrap();
+    let said = String::from_utf8(output.stdout).unwrap();
+    let facts = ["route", "name", "unique"].map(|name| field(&said, name));
+    assert_eq!(facts, ["rest", "none", "none"], "{said}");
+    assert!(field(&said, "peer").starts_with("127.0.0.1:"), "{said}");
+    // Its checks are connections of its own, which close after the header: no failure of anybody's.
+    let before = master.accepted_and_acknowledged().0;
+    until("it checks a few times", || master.accepted_and_acknowledged().0 >= before + 5);
+    let mut client = from("127.0.0.9", checked);
+    assert_eq!(client.get("/").field("route"), "nine");
+    let said = std::fs::read_to_string(&haproxy.log).unwrap();
+    assert!(!said.contains("is DOWN"), "{said}");
+    drop(client);
+    drop(haproxy);
+    let status = place.status();
+    assert_eq!(status["connections"]["rejected"]["proxy-header"], 0, "{status}");
+    master.stop();
+}
+
 /// The kernel knows the context of the proxy, which is nobody's behind it: no rule by it can be told, so
 /// that none is slipped past.
 #[test]

@@ -106,9 +106,13 @@ fn head_end(unread: &[u8]) -> usize {
 
 fn facts(stream: &Stream, info: &ConnectionInfo) -> String {
     let flags = rustix::fs::fcntl_getfl(stream).unwrap();
+    let proxied = info.proxied.as_deref();
+    fn bytes(it: Option<&[u8]>) -> std::borrow::Cow<'_, str> {
+        it.map_or("none".into(), String::from_utf8_lossy)
+    }
     format!(
         "worker={} pid={} reqno={} id={} peer={} listener={} route={} descriptor={} \
-         nonblocking={} lost={} by={} message={}\n",
+         nonblocking={} lost={} by={} name={} alpn={} unique={} message={}\n",
         std::env::var("VESTIBULE_WORKER").unwrap(),
         std::process::id(),
         info.message().decode::<u64>().map_or("none".to_owned(), |reqno| reqno.to_string()),
@@ -120,6 +124,9 @@ fn facts(stream: &Stream, info: &ConnectionInfo) -> String {
         flags.contains(rustix::fs::OFlags::NONBLOCK),
         crate::obey::LOST.load(std::sync::atomic::Ordering::Relaxed),
         info.handed_back_by.as_deref().map_or("nobody", |by| &**by),
+        proxied.and_then(|it| it.server_name.as_deref()).unwrap_or("none"),
+        bytes(proxied.and_then(|it| it.alpn.as_deref())),
+        bytes(proxied.and_then(|it| it.unique_id.as_deref())),
         String::from_utf8_lossy(info.message().as_bytes()).replace(' ', ""),
     )
 }
