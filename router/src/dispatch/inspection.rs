@@ -404,6 +404,12 @@ impl Inspection {
         }
     }
 
+    /// How often it was looked at.
+    #[cfg(test)]
+    pub(super) fn looks(&self) -> u32 {
+        self.attention.looks()
+    }
+
     /// Whether a look would find what the last one missed.
     pub(super) fn is_due(&self) -> bool {
         self.attention.is_due(&self.connection)

@@ -96,6 +96,27 @@ impl Hall {
         }
     }
 
+    /// How often the only client that waits was looked at; `None`: nobody waits.
+    fn looks(&self) -> Option<u32> {
+        let mut state = self.dispatch.state();
+        let token = state.waiting.oldest(0)?;
+        state.waiting.get_mut(token).map(|inspection| inspection.looks())
+    }
+
+    /// Sends one byte after the other, each when the one before was looked at, until the router has
+    /// decided. Returns how many that were.
+    async fn dribble(&self, client: &mut TcpStream, bytes: &[u8]) -> usize {
+        client.set_nodelay(true).unwrap();
+        for (sent, byte) in bytes.iter().enumerate() {
+            let Some(before) = self.looks() else { return sent };
+            client.write_all(&[*byte]).await.unwrap();
+            while self.looks() == Some(before) {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+        bytes.len()
+    }
+
     fn rejected(&self, reason: Reason) -> u64 {
         let mut all = self.metrics.rejections();
         all.find(|(word, _)| *word == reason.as_str()).map_or(0, |(_, count)| count)
@@ -298,6 +319,35 @@ async fn a_peer_holds_no_more_than_it_may_while_it_is_looked_at() {
     assert_eq!(answer(&mut first).await.unwrap().0, 410);
     let mut fourth = hall.speaking(HEAD).await;
     assert_eq!(answer(&mut fourth).await.unwrap().0, 410);
+}
+
+/// Whoever sends a byte each time that it was looked at has the router look for ever: each look costs it
+/// a copy of all that is there.
+#[tokio::test]
+async fn who_is_looked_at_64_times_is_looked_at_no_more() {
+    let inspect = InspectSetup { timeout: Duration::from_secs(600), ..InspectSetup::default() };
+    let head = format!("GET /{} HTTP/1.1\r\nhost: a.example\r\n\r\n", "x".repeat(100));
+    let hall = Hall::with(vec![host(410, "a.example")], inspect, ListenerSetup::default());
+    let mut client = hall.client().await;
+    let sent = hall.dribble(&mut client, head.as_bytes()).await;
+    // The first look was at nothing.
+    assert_eq!(sent, 63);
+    assert_eq!(answer(&mut client).await, Some((431, "head-too-large".to_owned())));
+}
+
+#[tokio::test]
+async fn who_is_looked_at_64_times_for_a_header_is_no_proxy() {
+    let inspect = InspectSetup { timeout: Duration::from_secs(600), ..InspectSetup::default() };
+    // It is looked at anew when it could be whole: from the shortest one on at each byte.
+    let begin = b"PROXY UNKNOWN ";
+    let rest = format!("{}\r\n", "x".repeat(80));
+    let gate = behind_proxy(LimitSetup::default());
+    let hall = Hall::with(vec![rule(411, |_| ())], inspect, gate);
+    let mut client = hall.speaking(begin).await;
+    let sent = hall.dribble(&mut client, rest.as_bytes()).await;
+    assert_eq!(sent, 63);
+    assert_eq!(answer(&mut client).await, None, "closed without a word");
+    assert_eq!(hall.rejected(Reason::ProxyHeader), 1);
 }
 
 /// The kernel knows the proxy's context.

@@ -79,6 +79,11 @@ impl Attention {
         self.looks >= LOOKS
     }
 
+    #[cfg(test)]
+    pub(crate) fn looks(&self) -> u32 {
+        self.looks
+    }
+
     /// Whether as much is there as the next look needs.
     pub(crate) fn is_due(&self, connection: impl AsFd) -> bool {
         self.unread(connection) >= self.target
