@@ -341,7 +341,6 @@ mod tests {
             connection.proxied(named, None);
             assert_eq!(connection.ask_context(), Fact::Unknown(Cause::Hidden));
             assert_eq!(connection.info().peer_context, None);
-            let absent = named.is_some();
             let user = if named.is_some() { Fact::Absent } else { Fact::Unknown(Cause::Hidden) };
             assert_eq!(connection.credentials(), user);
         }
