@@ -117,14 +117,14 @@ fn each_site_is_served_by_its_own_workers_with_its_own_key() {
 
 /// What curl gets that asks for these paths of the shop, one after the other: each status, and how many
 /// connections it had to open for it.
-fn statuses(folder: &Folder, master: &Master, paths: &[&str]) -> String {
+fn statuses(folder: &Folder, master: &Master, version: &str, paths: &[&str]) -> String {
     let port = master.address().port();
     let name = "shop.example.org";
     let mut curl = Command::new("curl");
     curl.args(["--silent", "--show-error", "--max-time", "20", "--cacert"])
         .arg(folder.join("shop.crt"))
         .args(["--resolve", &format!("{name}:{port}:127.0.0.1")])
-        .args(["--write-out", "%{http_code} %{num_connects}, "]);
+        .args([version, "--write-out", "%{http_version}: %{http_code} %{num_connects}, "]);
     for path in paths {
         curl.args(["--output", "/dev/null"]).arg(format!("https://{name}:{port}{path}"));
     }
@@ -157,13 +157,41 @@ fn a_connection_stays_with_its_worker_whatever_decided_about_it() {
             0o644,
         );
         let (master, _place) = start(&folder);
-        assert_eq!(
-            statuses(&folder, &master, &["/", "/b", "/", "/b"]),
-            "200 1, 200 0, 200 0, 200 0, ",
-            "{listener} {rules}"
-        );
+        for (version, number) in [("--http1.1", "1.1"), ("--http2", "2")] {
+            let all = statuses(&folder, &master, version, &["/", "/b", "/", "/b"]);
+            let expected = ["200 1, ", "200 0, ", "200 0, ", "200 0, "];
+            let expected: String = expected.map(|one| format!("{number}: {one}")).concat();
+            assert_eq!(all, expected, "{listener} {rules}");
+        }
         master.stop();
     }
+}
+
+/// A client that offers a protocol comes to the workers that are for it.
+#[test]
+fn a_client_goes_by_the_protocols_that_it_offers() {
+    let rules = "[[route]]\nname = \"two\"\nalpn = \"h2\"\npool = \"shop\"\n\
+                 [[route]]\nname = \"one\"\nalpn = \"http/1.1\"\npool = \"blog\"\n\
+                 [[route]]\nname = \"neither\"\nreject = 421\n";
+    let folder = with_rules("", rules);
+    let (master, _place) = start(&folder);
+    for (version, expected) in [
+        (&["--http2"][..], "worker=shop-1; route=two; "),
+        (&["--http1.1"], "worker=blog-1; route=one; "),
+        (&["--http1.1", "--no-alpn"], ""),
+    ] {
+        let port = master.address().port();
+        let output = Command::new("curl")
+            .args(["--silent", "--show-error", "--max-time", "20", "--insecure"])
+            .args(version)
+            .arg(format!("https://127.0.0.1:{port}/"))
+            .output()
+            .unwrap();
+        let said = String::from_utf8(output.stdout).unwrap();
+        assert!(said.starts_with(expected), "{version:?}: {said}{:?}", output.stderr);
+        assert_eq!(said.is_empty(), expected.is_empty(), "{version:?}: {said}");
+    }
+    master.stop();
 }
 
 /// The example of a script that decides by name, with workers that complete the handshake.
@@ -190,7 +218,8 @@ fn the_script_that_decides_by_name_leads_to_workers_that_end_tls() {
         let expected = format!("worker={site}-1; route=script; name={name}; ");
         assert!(said.starts_with(&expected), "{said}{:?}", output.stderr);
     }
-    assert_eq!(statuses(&folder, &master, &["/", "/", "/"]), "200 1, 200 0, 200 0, ");
+    let all = statuses(&folder, &master, "--http2", &["/", "/", "/"]);
+    assert_eq!(all, "2: 200 1, 2: 200 0, 2: 200 0, ");
     let output = curl(&folder, &master, "other.example.org", "shop");
     let said = String::from_utf8(output.stderr).unwrap();
     assert!(said.contains("access denied"), "{said}");
