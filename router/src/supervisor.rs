@@ -22,6 +22,7 @@ mod router_process;
 #[cfg(feature = "cli")]
 pub mod router_user;
 pub(crate) mod spawn;
+pub(crate) mod unburied;
 mod worker_state;
 
 use std::sync::Arc;

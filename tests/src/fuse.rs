@@ -7,7 +7,7 @@ use std::ffi::CString;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::fd::AsRawFd;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -45,16 +45,36 @@ struct Server {
     device: File,
     flushes: AtomicUsize,
     awake: AtomicBool,
-    /// Requests whose answer is kept back.
-    asleep: Mutex<Vec<u64>>,
+    /// Requests whose answer is kept back, and the threads that wait for it.
+    asleep: Mutex<Vec<(u64, u32)>>,
 }
 
+/// Set where there is no FUSE: then what needs it is left out.
+const WITHOUT: &str = "TEST_WITHOUT_FUSE";
+
 impl Sleepy {
+    /// Mounts it; `None` only if `TEST_WITHOUT_FUSE` is set.
+    ///
+    /// # Panics
+    /// It cannot be mounted, and nobody said so.
+    pub fn wanted() -> Option<Self> {
+        match Self::mount() {
+            Ok(sleepy) => Some(sleepy),
+            Err(error) if std::env::var_os(WITHOUT).is_some() => {
+                println!("no FUSE here, as {WITHOUT} says: {error}");
+                None
+            }
+            Err(error) => panic!(
+                "no FUSE here: {error}. Run this as root, with /dev/fuse; or without, by {WITHOUT}=1"
+            ),
+        }
+    }
+
     /// Mounts it for this thread and for what it starts from here on.
     ///
     /// # Errors
     /// This system gives no FUSE, or lets nobody mount it.
-    pub fn mount() -> io::Result<Self> {
+    fn mount() -> io::Result<Self> {
         let device = OpenOptions::new().read(true).write(true).open("/dev/fuse")?;
         let folder = Folder::new();
         let target = CString::new(folder.path().as_os_str().as_encoded_bytes())?;
@@ -97,6 +117,13 @@ impl Sleepy {
     /// How many closes wait or have waited.
     pub fn flushes(&self) -> usize {
         self.server.flushes.load(Ordering::SeqCst)
+    }
+
+    /// Whether a thread of a process waits in a close.
+    pub fn holds(&self, pid: u32) -> bool {
+        let asleep = self.server.asleep.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_its = |thread: &u32| Path::new(&format!("/proc/{pid}/task/{thread}")).exists();
+        asleep.iter().any(|(_, thread)| is_its(thread))
     }
 
     /// Lets every close end, from here on.
@@ -167,7 +194,7 @@ impl Server {
                 if self.awake.load(Ordering::SeqCst) {
                     self.answer(unique, 0, &[]);
                 } else {
-                    asleep.push(unique);
+                    asleep.push((unique, number(32)));
                 }
             }
             RELEASE | RELEASEDIR => self.answer(unique, 0, &[]),
@@ -178,7 +205,7 @@ impl Server {
     fn wake(&self) {
         let mut asleep = self.asleep.lock().unwrap_or_else(PoisonError::into_inner);
         self.awake.store(true, Ordering::SeqCst);
-        for unique in asleep.drain(..) {
+        for (unique, _) in asleep.drain(..) {
             self.answer(unique, 0, &[]);
         }
     }

@@ -10,6 +10,8 @@ pub(super) struct Deadlines {
     pub(super) term: Option<Deadline>,
     /// For SIGKILL.
     pub(super) kill: Option<Deadline>,
+    /// To end after that.
+    pub(super) end: Option<Deadline>,
     /// The stop signal was sent: it is not sent again.
     pub(super) termed: bool,
 }
@@ -26,17 +28,20 @@ pub(super) enum Step {
     Term,
     /// The signal was not enough, or there is no time.
     Kill,
+    /// It was killed and cannot end.
+    Leave,
 }
 
 impl Deadlines {
     /// When something is to be done next.
     pub(super) fn next(&self) -> Option<Deadline> {
-        [self.ready, self.term, self.kill].into_iter().flatten().min()
+        [self.ready, self.term, self.kill, self.end].into_iter().flatten().min()
     }
 
     /// Takes what is due; the strongest first, as it makes the others pointless.
     pub(super) fn take_due(&mut self, now: Deadline) -> Option<Step> {
         for (deadline, step) in [
+            (&mut self.end, Step::Leave),
             (&mut self.kill, Step::Kill),
             (&mut self.term, Step::Term),
             (&mut self.ready, Step::TooLate),

@@ -18,9 +18,14 @@ use super::output::{Capture, Tail};
 use super::process_table::Report;
 use super::program::StartError;
 use super::spawn;
+use super::unburied::{Unburied, ended};
 use super::worker_state::{Action, Event, Timings, WorkerState};
 use crate::options::WorkerOptions;
 use crate::sys::process::{self, Started};
+
+/// Processes of one slot that were killed and cannot end, while another is started: a worker that hangs in
+/// its end again and again is to leave no more than these.
+const UNBURIED: usize = 2;
 
 /// What the router asks of a slot.
 #[derive(Clone, Debug)]
@@ -112,19 +117,22 @@ pub(crate) struct Slot {
     pub(crate) tail: Tail,
     /// How long to wait before the first start.
     pub(crate) delay: Duration,
+    /// What is left of its processes before.
+    pub(crate) unburied: Unburied,
 }
 
 /// Runs a slot until its process is not to be replaced. If the orders end, so does the process.
 pub(crate) async fn run(slot: Slot, mut orders: Orders, reports: mpsc::UnboundedSender<Report>) {
-    let Slot { first, name, number, mut options, tail, delay } = slot;
+    let Slot { first, name, number, mut options, tail, delay, unburied } = slot;
     let mut backoff = options.restart.map(Backoff::new);
     let mut worker = first;
     let mut identity = None;
-    let mut wait = Some(delay).filter(|delay| !delay.is_zero());
+    // The slot may have had others, see `UNBURIED`.
+    let mut wait = Some(delay).filter(|delay| !delay.is_zero() || unburied.count() >= UNBURIED);
     loop {
         if let Some(delay) = wait.take() {
             tracing::info!(worker = &*name, ?delay, "worker is started again");
-            if pause(&mut orders, delay, &mut options).await {
+            if pause(&mut orders, delay, &unburied, &mut options).await {
                 let reason = "told to end while it waited to be started again".to_owned();
                 let _ = reports.send((ToRouter::NotStarted { worker, reason, again: false }, None));
                 return;
@@ -134,7 +142,7 @@ pub(crate) async fn run(slot: Slot, mut orders: Orders, reports: mpsc::Unbounded
             Ok((process, capture, report)) => {
                 // Without a router there is nobody to be told; its end is noticed by the orders.
                 let _ = reports.send(report);
-                let life = Life::new(worker, Arc::clone(&options), process);
+                let life = Life::new(worker, Arc::clone(&options), process, unburied.clone());
                 let (mut ended, latest) = life.run(&name, &mut orders, &reports).await;
                 if latest.restart != options.restart {
                     backoff = latest.restart.map(Backoff::new);
@@ -167,9 +175,16 @@ pub(crate) async fn run(slot: Slot, mut orders: Orders, reports: mpsc::Unbounded
 }
 
 /// Waits before a restart. Returns whether the slot is to end instead.
-async fn pause(orders: &mut Orders, delay: Duration, options: &mut Arc<WorkerOptions>) -> bool {
-    let delay = tokio::time::sleep(delay);
-    tokio::pin!(delay);
+async fn pause(
+    orders: &mut Orders,
+    delay: Duration,
+    unburied: &Unburied,
+    options: &mut Arc<WorkerOptions>,
+) -> bool {
+    let mut delay = pin!(async {
+        tokio::time::sleep(delay).await;
+        unburied.fewer_than(UNBURIED).await;
+    });
     #[cfg(not(feature = "cli"))]
     let _ = options;
     loop {
@@ -222,12 +237,19 @@ struct Life {
     started: Instant,
     state: WorkerState,
     reason: Option<String>,
+    /// What is left of the slot's processes.
+    unburied: Unburied,
 }
 
 impl Life {
-    fn new(worker: WorkerId, options: Arc<WorkerOptions>, process: Started) -> Self {
+    fn new(
+        worker: WorkerId,
+        options: Arc<WorkerOptions>,
+        process: Started,
+        unburied: Unburied,
+    ) -> Self {
         let state = WorkerState::new(timings(&options), Deadline::now());
-        Self { worker, options, process, started: Instant::now(), state, reason: None }
+        Self { worker, options, process, started: Instant::now(), state, reason: None, unburied }
     }
 
     async fn run(
@@ -266,10 +288,7 @@ impl Life {
                     self.on(Event::Exited, name, reports);
                     if let Ok(Some(exit)) = process::reap(&self.process) {
                         tracing::info!(worker = name, %exit, "worker ended");
-                        let lived = self.started.elapsed();
-                        let (ready, wanted) = (self.state.ready, self.state.last);
-                        let ended = Ended { exit, reason: self.reason, wanted, ready, lived };
-                        return (ended, self.options);
+                        return self.over(|_| exit);
                     }
                 }
                 order = orders.recv(), if !orphaned => match order {
@@ -289,9 +308,21 @@ impl Life {
                         self.on(Event::Orphaned, name, reports);
                     }
                 },
-                () = &mut timer, if next.is_some() => self.on(Event::Due, name, reports),
+                () = &mut timer, if next.is_some() => {
+                    if self.on(Event::Due, name, reports) == Some(Action::Leave) {
+                        let unburied = self.unburied.clone();
+                        return self.over(|process| unburied.leave(name, process));
+                    }
+                }
             }
         }
+    }
+
+    fn over(self, exit: impl FnOnce(Started) -> Exit) -> (Ended, Arc<WorkerOptions>) {
+        let lived = self.started.elapsed();
+        let (ready, wanted) = (self.state.ready, self.state.last);
+        let exit = exit(self.process);
+        (Ended { exit, reason: self.reason, wanted, ready, lived }, self.options)
     }
 
     fn obey(&mut self, order: Order, name: &str, reports: &mpsc::UnboundedSender<Report>) {
@@ -313,11 +344,17 @@ impl Life {
         self.on(event, name, reports);
     }
 
-    fn on(&mut self, event: Event, name: &str, reports: &mpsc::UnboundedSender<Report>) {
+    fn on(
+        &mut self,
+        event: Event,
+        name: &str,
+        reports: &mpsc::UnboundedSender<Report>,
+    ) -> Option<Action> {
         let (state, action) = self.state.on(event, Deadline::now());
         self.state = state;
         match action {
-            None => {}
+            // What is left cannot be helped along.
+            None | Some(Action::Leave) => {}
             Some(Action::TooLate) => {
                 let reason = format!("was not ready within {:?}", self.options.start_timeout);
                 tracing::warn!(worker = name, reason, "worker is killed");
@@ -336,26 +373,12 @@ impl Life {
                 }
             }
         }
+        action
     }
 
     fn report_failure(&self, reports: &mpsc::UnboundedSender<Report>, reason: &str) {
         let (worker, reason) = (self.worker, reason.to_owned());
         let _ = reports.send((ToRouter::KillFailed { worker, reason }, None));
-    }
-}
-
-/// Waits until a process has ended: its descriptor becomes readable (`pidfd_open(2)`).
-///
-/// Without a descriptor it is only time to look, now and then.
-async fn ended(process: &io::Result<AsyncFd<OwnedFd>>) {
-    match process {
-        Ok(process) => match process.readable().await {
-            // Stays readable for good.
-            Ok(mut guard) => guard.retain_ready(),
-            Err(_) => std::future::pending().await,
-        },
-        // Out of descriptors.
-        Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
     }
 }
 
@@ -370,7 +393,7 @@ mod tests {
         let worker = WorkerId { pool: 0, slot: 0, generation: 0 };
         let (process, _, _) =
             start(&"app-1".into(), 0, options, &mut None, &Tail::default(), worker).unwrap();
-        Life::new(worker, Arc::new(options.clone()), process)
+        Life::new(worker, Arc::new(options.clone()), process, Unburied::default())
     }
 
     fn options() -> WorkerOptions {

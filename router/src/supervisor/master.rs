@@ -41,6 +41,7 @@ use super::orphans::Orphans;
 use super::process_table::{ProcessTable, Report};
 use super::router_process::{RouterEvent, RouterProcess};
 use super::router_user::{self, SharedUser};
+use super::unburied::Unburied;
 use crate::metrics::Metrics;
 
 /// Routers in a row that may end before they accept: then something is wrong that no restart mends.
@@ -155,6 +156,10 @@ struct Master {
     routers: u64,
     /// How the last router ended.
     router_exit: Option<Exit>,
+    /// Routers that were killed and cannot end.
+    unburied: Unburied,
+    /// So many that the next one waits, which was said.
+    crowded: bool,
     /// The router was asked for its loads so often.
     asked: u64,
     /// Who waits for an answer to which of these questions.
@@ -239,6 +244,8 @@ impl Master {
             started: Instant::now(),
             routers: 0,
             router_exit: None,
+            unburied: Unburied::default(),
+            crowded: false,
             asked: 0,
             waiting_for_loads: BTreeMap::new(),
             waiting_for_trace: BTreeMap::new(),
@@ -265,13 +272,13 @@ impl Master {
             router.close();
             // A second signal still stops at once: the router dies with this process.
             tokio::select! {
-                () = router.end_within(FAREWELL) => {}
+                () = router.end_within(FAREWELL, self.unburied.clone()) => {}
                 _ = signals.next() => {}
             }
         }
         // Whoever is left is killed and reaped; the router ends with its channel.
         for router in self.take_other_routers().chain(self.router.take()) {
-            router.end().await;
+            router.end(self.unburied.clone()).await;
         }
         self.table.end().await;
         result

@@ -103,6 +103,7 @@ impl ProcessTable {
         let generation = before.as_ref().map_or(0, |record| record.worker.generation + 1);
         let worker = WorkerId { pool, slot, generation };
         let tail = Tail::default();
+        let unburied = before.as_ref().map(|record| record.unburied.clone()).unwrap_or_default();
         let record = Record {
             #[cfg(feature = "cli")]
             name: Arc::clone(&name),
@@ -135,12 +136,13 @@ impl ProcessTable {
             #[cfg(feature = "cli")]
             options: Arc::clone(&options),
             orders,
+            unburied: unburied.clone(),
             port: None,
             #[cfg(feature = "cli")]
             unheard: before.and_then(|record| record.unheard),
         };
         self.records.insert((pool, slot), record);
-        let slot = life::Slot { first: worker, name, number, options, tail, delay };
+        let slot = life::Slot { first: worker, name, number, options, tail, delay, unburied };
         self.tasks.spawn(life::run(slot, received, self.report.clone()));
     }
 

@@ -11,6 +11,7 @@ use tokio::time::Instant;
 use vestibule_protocol::supervision::{Exit, FromRouter, ToRouter};
 use vestibule_protocol::sys::seqpacket_pair;
 
+use super::unburied::{self, Unburied, ended};
 use crate::control::{ControlPort, Parcel};
 use crate::sys::process::{self, Started};
 use crate::sys::reactor;
@@ -37,7 +38,7 @@ pub(crate) enum RouterEvent {
 #[derive(Debug)]
 pub(crate) struct RouterProcess {
     process: Started,
-    exited: AsyncFd<OwnedFd>,
+    exited: io::Result<AsyncFd<OwnedFd>>,
     control: ControlPort<ToRouter, FromRouter>,
     sender: mpsc::UnboundedSender<Parcel<ToRouter>>,
     /// It said that it accepts.
@@ -46,8 +47,20 @@ pub(crate) struct RouterProcess {
     /// Questions in a row that it has not answered. Counted, not timed: when everything here stands still
     /// for a while, it does not answer, and is not asked either.
     unanswered: u32,
-    pub(crate) killed: bool,
+    /// Nothing more is heard from it: it is to end, or was killed.
+    pub(crate) given_up: bool,
+    kill: Kill,
     pings: u64,
+}
+
+/// Whether it was killed.
+#[derive(Clone, Copy, Debug)]
+enum Kill {
+    No,
+    /// Then.
+    Sent(Instant),
+    /// This process may not; once is enough to know.
+    Failed,
 }
 
 impl RouterProcess {
@@ -56,7 +69,7 @@ impl RouterProcess {
         let (ours, its) = seqpacket_pair()?;
         command.env("VESTIBULE_FD", its.as_raw_fd().to_string());
         let process = process::spawn(command, its.as_fd())?;
-        let exited = reactor::readable_duplicate(process.pidfd.as_fd())?;
+        let exited = Ok(reactor::readable_duplicate(process.pidfd.as_fd())?);
         let control = ControlPort::new(ours).map_err(io::Error::other)?;
         let sender = control.sender();
         Ok(Self {
@@ -67,7 +80,8 @@ impl RouterProcess {
             accepting: false,
             started: Instant::now(),
             unanswered: 0,
-            killed: false,
+            given_up: false,
+            kill: Kill::No,
             pings: 0,
         })
     }
@@ -93,9 +107,21 @@ impl RouterProcess {
         self.unanswered = 0;
     }
 
-    /// Whether it has left so many questions unanswered that it is taken for dead.
+    /// Whether it has left so many questions unanswered that it is taken for dead; or one, and the
+    /// thread that would answer has ended.
     pub(crate) fn is_silent(&self) -> bool {
         self.unanswered >= PATIENCE
+            || (self.unanswered > 0 && process::main_thread_has_ended(&self.process))
+    }
+
+    /// Whether it was killed so long ago that nobody waits for it any longer, though it is still there.
+    pub(crate) fn is_overdue(&self) -> bool {
+        matches!(self.kill, Kill::Sent(then) if then.elapsed() >= unburied::PATIENCE)
+    }
+
+    /// Whether nobody has tried to kill it.
+    pub(crate) fn is_spared(&self) -> bool {
+        matches!(self.kill, Kill::No)
     }
 
     /// What it says next, or its end. Descriptors are not taken from it.
@@ -103,10 +129,10 @@ impl RouterProcess {
     /// # Cancel safety
     /// Safe.
     pub(crate) async fn next(&mut self) -> RouterEvent {
-        let Self { control, exited, killed, .. } = self;
+        let Self { control, exited, given_up, .. } = self;
         tokio::select! {
             biased;
-            message = control.recv_bare(), if !*killed => match message {
+            message = control.recv_bare(), if !*given_up => match message {
                 Ok(Some(message)) => RouterEvent::Said(message),
                 Ok(None) => RouterEvent::Silent,
                 Err(error) => {
@@ -123,41 +149,41 @@ impl RouterProcess {
         self.control.shutdown();
     }
 
-    pub(crate) fn kill(&self) {
-        if let Err(error) = process::kill_group(&self.process) {
-            tracing::error!(%error, "the router cannot be killed");
+    pub(crate) fn kill(&mut self) {
+        self.given_up = true;
+        match process::kill_group(&self.process) {
+            Ok(()) if self.is_spared() => self.kill = Kill::Sent(Instant::now()),
+            Ok(()) => {}
+            Err(error) => {
+                tracing::error!(%error, "the router cannot be killed");
+                self.kill = Kill::Failed;
+            }
         }
     }
 
-    /// Takes the exit status of the ended process.
-    pub(crate) fn reap(&self) -> Option<Exit> {
-        process::reap(&self.process).ok().flatten()
+    /// Takes the exit status of a process that has ended, or [was killed](Self::is_overdue) and will.
+    pub(crate) fn bury(self, unburied: &Unburied) -> Exit {
+        match process::reap(&self.process) {
+            Ok(Some(exit)) => exit,
+            _ => unburied.leave("router", self.process),
+        }
     }
 
     /// Waits for the end of one that is about to end; so long, then it is killed.
-    pub(crate) async fn end_within(self, patience: Duration) {
+    pub(crate) async fn end_within(self, patience: Duration, unburied: Unburied) {
         if tokio::time::timeout(patience, ended(&self.exited)).await.is_ok() {
-            self.reap();
+            self.bury(&unburied);
         } else {
-            self.end().await;
+            self.end(unburied).await;
         }
     }
 
     /// Ends it and waits for it.
-    pub(crate) async fn end(self) {
+    pub(crate) async fn end(mut self, unburied: Unburied) {
         // It ends with its channel, even where this process has no right to signal it.
         self.control.shutdown();
         self.kill();
-        if tokio::time::timeout(LAST_PATIENCE, ended(&self.exited)).await.is_ok() {
-            self.reap();
-        }
-    }
-}
-
-/// Waits until a process has ended: its descriptor becomes readable (`pidfd_open(2)`).
-async fn ended(process: &AsyncFd<OwnedFd>) {
-    match process.readable().await {
-        Ok(mut guard) => guard.retain_ready(),
-        Err(_) => std::future::pending().await,
+        let _ = tokio::time::timeout(LAST_PATIENCE, ended(&self.exited)).await;
+        self.bury(&unburied);
     }
 }

@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use super::deadlines::{Deadline, Deadlines, Step};
+use super::unburied::PATIENCE;
 
 /// How long a worker may live after its port ended. A program that ends closes its port a moment
 /// before it is gone; killing it at once would hide its exit code.
@@ -60,6 +61,8 @@ pub(super) enum Action {
     Kill,
     /// Kill whoever it forked, reap it, and say once that it is gone.
     Bury,
+    /// Say once that it is gone: it was killed, and cannot end.
+    Leave,
 }
 
 /// One process, from its start to its burial.
@@ -73,7 +76,7 @@ pub(super) struct WorkerState {
     pub(super) last: bool,
     /// It was killed: nothing can be added to that.
     killed: bool,
-    /// It has ended: nothing changes any more.
+    /// It has ended, or is left: nothing changes any more.
     over: bool,
 }
 
@@ -140,7 +143,10 @@ impl WorkerState {
             }
             Event::Due => action = self.due(now),
             // Whoever asks again has it tried again.
-            Event::KillFailed => self.killed = false,
+            Event::KillFailed => {
+                self.killed = false;
+                self.deadlines.end = None;
+            }
             Event::Exited => {
                 self.over = true;
                 self.deadlines = Deadlines::default();
@@ -163,9 +169,15 @@ impl WorkerState {
             }
             Step::Kill => {
                 self.killed = true;
+                let end = Some(at(now, PATIENCE));
                 self.deadlines =
-                    Deadlines { termed: self.deadlines.termed, ..Deadlines::default() };
+                    Deadlines { termed: self.deadlines.termed, end, ..Deadlines::default() };
                 Some(Action::Kill)
+            }
+            Step::Leave => {
+                self.over = true;
+                self.deadlines = Deadlines::default();
+                Some(Action::Leave)
             }
         }
     }

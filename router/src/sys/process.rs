@@ -118,6 +118,18 @@ pub(crate) fn reap(process: &Started) -> Result<Option<Exit>, Errno> {
     }))
 }
 
+/// Whether a process's main thread has ended, whatever others of its threads do (proc_pid_stat(5): its
+/// state is `Z`). To be asked while it is not reaped; without `/proc` it has not.
+#[cfg(feature = "cli")]
+pub(crate) fn main_thread_has_ended(process: &Started) -> bool {
+    let path = format!("/proc/{}/stat", process.pid.as_raw_nonzero());
+    // Its name, before that, can have any bytes.
+    std::fs::read(path).is_ok_and(|stat| {
+        let name_ends = stat.iter().rposition(|byte| *byte == b')');
+        name_ends.is_some_and(|at| stat.get(at..).is_some_and(|rest| rest.starts_with(b") Z")))
+    })
+}
+
 /// Bytes of a process in memory: its resident set (`/proc/PID/statm`, proc_pid_statm(5)). `None` if it
 /// is gone.
 #[cfg(feature = "cli")]
@@ -125,4 +137,26 @@ pub(crate) fn resident(pid: u32) -> Option<u64> {
     let text = std::fs::read_to_string(format!("/proc/{pid}/statm")).ok()?;
     let pages: u64 = text.split(' ').nth(1)?.parse().ok()?;
     Some(pages.saturating_mul(rustix::param::page_size() as u64))
+}
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn a_main_thread_has_ended_from_its_end_until_the_process_is_reaped() {
+        let (port, _other) = vestibule_protocol::sys::seqpacket_pair().unwrap();
+        let mut command = Command::new("sleep");
+        let child = spawn(command.arg("1000"), port.as_fd()).unwrap();
+        assert!(!main_thread_has_ended(&child));
+        signal(&child, Signal::KILL).unwrap();
+        while !has_ended(&child) {
+            std::thread::yield_now();
+        }
+        assert!(main_thread_has_ended(&child));
+        assert_eq!(reap(&child), Ok(Some(Exit::Signal(libc::SIGKILL))));
+        assert!(!main_thread_has_ended(&child));
+    }
 }

@@ -22,6 +22,7 @@ router.epoch: number
 router.restarts: number
 router.since: number
 router.last-exit: null
+router.unburied: number
 listeners[].name: text
 listeners[].address: text
 connections.accepted: number

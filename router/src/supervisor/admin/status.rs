@@ -89,6 +89,9 @@ pub struct Router {
     pub since: Option<u64>,
     /// How the one before it ended.
     pub last_exit: Option<LastExit>,
+    /// Routers before it that were killed and cannot end.
+    #[serde(default)]
+    pub unburied: u32,
 }
 
 /// A listening socket.
@@ -304,6 +307,12 @@ impl Status {
             RouterState::None => Some("there is no router".to_owned()),
         };
         self.problems.extend(router);
+        if let count @ 1.. = self.router.unburied {
+            self.problems.push(format!(
+                "{count} of the routers before were killed and cannot end: a file that a worker sent \
+                 does not let itself be closed"
+            ));
+        }
         for Pool { name, wanted, ready, roll, .. } in &self.pools {
             if let Some(Roll { state: RollState::Stopped, worker, reason, .. }) = roll {
                 let worker = worker.as_deref().unwrap_or_default();

@@ -15,6 +15,10 @@ use crate::supervisor::router_process::RouterProcess;
 /// How long to wait before the next router after one that never accepted, times the failures.
 pub(super) const ROUTER_DELAY: Duration = Duration::from_millis(100);
 
+/// How many killed routers that cannot end there may be before another is started. Each keeps its memory and
+/// whatever it had open; each was killed by somebody, which no worker can.
+const UNBURIED_ROUTERS: usize = 8;
+
 impl Master {
     pub(super) fn tick(&mut self) -> Result<(), MasterError> {
         self.look_at_wear();
@@ -23,6 +27,9 @@ impl Master {
             self.ask_for_wear();
         }
         let Some(router) = &mut self.router else { return Ok(()) };
+        if router.is_overdue() {
+            return self.router_overdue();
+        }
         if router.is_silent() {
             self.kill_router("it does not answer");
         } else {
@@ -31,9 +38,24 @@ impl Master {
         Ok(())
     }
 
+    /// The router was killed and cannot end. It does nothing any more: the next one is started.
+    fn router_overdue(&mut self) -> Result<(), MasterError> {
+        if self.unburied.count() < UNBURIED_ROUTERS {
+            return self.router_ended();
+        }
+        if !std::mem::replace(&mut self.crowded, true) {
+            let most = UNBURIED_ROUTERS;
+            tracing::error!(
+                most,
+                "so many killed routers cannot end: the next waits for one of them"
+            );
+        }
+        Ok(())
+    }
+
     pub(super) fn kill_router(&mut self, reason: &str) {
         if let Some(router) = &mut self.router
-            && !std::mem::replace(&mut router.killed, true)
+            && router.is_spared()
         {
             tracing::error!(pid = router.pid(), reason, "the router is killed");
             router.kill();
@@ -42,21 +64,23 @@ impl Master {
 
     pub(super) fn router_ended(&mut self) -> Result<(), MasterError> {
         let Some(router) = self.router.take() else { return Ok(()) };
-        let exit = router.reap();
-        self.router_exit = exit;
+        let accepting = router.accepting;
+        let exit = router.bury(&self.unburied);
+        self.crowded = false;
+        self.router_exit = Some(exit);
         self.forget_asked();
         if let Some(parting) = self.parting.take() {
             if self.is_handing_over() {
-                let exit = exit.map(tracing::field::display);
-                tracing::error!(exit, "the router has not handed over everything");
+                tracing::error!(%exit, "the router has not handed over everything");
+                self.end_passing_on();
                 self.promote();
                 return Ok(());
             }
             self.identity = parting.identity;
         }
         self.give_up_succession("the router before it ended by itself");
-        tracing::error!(exit = exit.map(tracing::field::display), "the router ended");
-        if !router.accepting && self.keeper.is_some() {
+        tracing::error!(%exit, "the router ended");
+        if !accepting && self.keeper.is_some() {
             self.failed()?;
             self.ask_keeper();
             return Ok(());
@@ -67,7 +91,7 @@ impl Master {
             self.table.order_all(&Order::Term);
             return Ok(());
         }
-        match router.accepting {
+        match accepting {
             true => self.failures = 0,
             false => self.failed()?,
         }

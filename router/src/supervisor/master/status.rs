@@ -35,7 +35,7 @@ impl Master {
         }
         // Who gave up is forgotten here, so that a silent router costs nothing.
         self.waiting_for_trace.retain(|_, asker| !asker.is_closed());
-        let router = self.router.as_ref().filter(|router| router.accepting && !router.killed);
+        let router = self.router.as_ref().filter(|router| router.accepting && !router.given_up);
         let Some(router) = router else {
             let text = "no router accepts connections now";
             return Reply::Now(Answer::refused(Refusal::State, text));
@@ -52,7 +52,7 @@ impl Master {
     fn ask_loads(&mut self) -> Option<oneshot::Receiver<Loads>> {
         // Who gave up is forgotten here, so that a silent router costs nothing.
         self.waiting_for_loads.retain(|_, asker| !asker.is_closed());
-        let router = self.router.as_ref().filter(|router| router.accepting && !router.killed)?;
+        let router = self.router.as_ref().filter(|router| router.accepting && !router.given_up)?;
         let (tell, told) = oneshot::channel();
         self.asked += 1;
         router.tell(ToRouter::AskLoads { number: self.asked }, None);
@@ -119,7 +119,7 @@ impl Master {
         let router = self.router.as_ref();
         let state = match router {
             None => RouterState::None,
-            Some(router) if router.killed => RouterState::Silent,
+            Some(router) if router.given_up => RouterState::Silent,
             Some(_) if self.stopping => RouterState::Stopping,
             Some(router) if router.accepting => RouterState::Accepting,
             Some(_) => RouterState::Starting,
@@ -131,6 +131,8 @@ impl Master {
             restarts: self.routers.saturating_sub(1),
             since: router.map(|router| unix_time(router.started.into_std())),
             last_exit: self.router_exit.map(LastExit::from),
+            // Eight and a few more.
+            unburied: self.unburied.count() as u32,
         }
     }
 

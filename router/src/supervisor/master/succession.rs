@@ -7,6 +7,7 @@
 //! the two acts at any time. If the next one dies before its first step another is started, and what
 //! waits is passed on again. Clients that come meanwhile wait in the kernel's queues.
 
+use std::os::fd::OwnedFd;
 use std::time::Duration;
 
 use tokio::time::Instant;
@@ -40,6 +41,8 @@ pub(super) struct Succession {
     identity: Identity,
     /// How often it was asked whether it lives, since what waits is to be passed on to it.
     handing_over: Option<u32>,
+    /// The end of the channel by which that comes that the present router has.
+    channel: Option<OwnedFd>,
 }
 
 /// The present router accepts nothing more: another has to take over, whoever dies meanwhile.
@@ -102,7 +105,8 @@ impl Master {
         };
         let router = self.spawn_router(setup)?;
         let number = self.routers;
-        self.succession = Some(Succession { router, number, epoch, identity, handing_over: None });
+        self.succession =
+            Some(Succession { router, number, epoch, identity, handing_over: None, channel: None });
         Ok(())
     }
 
@@ -191,7 +195,8 @@ impl Master {
             .iter()
             .map(|listener| Ok((listener.setup.id, listener.socket.socket().try_clone()?)))
             .collect();
-        let (Ok((one, other)), Ok(sockets)) = (seqpacket_pair(), sockets) else {
+        let pair = seqpacket_pair().map(|(one, other)| (one.try_clone(), one, other));
+        let (Ok((Ok(kept), one, other)), Ok(sockets)) = (pair, sockets) else {
             return self.lose_successor("this process is out of descriptors");
         };
         for (listener, socket) in sockets {
@@ -201,6 +206,7 @@ impl Master {
         router.tell(ToRouter::HandOver { number: next.number }, Some(one));
         next.router.answered();
         next.handing_over = Some(0);
+        next.channel = Some(kept);
         tracing::info!(from = router.pid(), to = next.router.pid(), "the router hands over");
         self.parting = Some(Parting { identity: next.identity });
         self.table.keep_unheard();
@@ -215,7 +221,7 @@ impl Master {
     /// Its channel has ended, so it is about to end; what it says no more need not be waited for.
     pub(super) fn end_predecessor(&mut self) {
         if let Some(router) = &mut self.router
-            && !std::mem::replace(&mut router.killed, true)
+            && !std::mem::replace(&mut router.given_up, true)
         {
             router.close();
         }
@@ -232,12 +238,12 @@ impl Master {
     }
 
     pub(super) fn give_up_succession(&mut self, reason: &str) {
-        let Some(next) = self.succession.take() else { return };
+        let Some(mut next) = self.succession.take() else { return };
         tracing::error!(pid = next.router.pid(), reason, "the next router does not take over");
         next.router.kill();
         // A process that was killed ends at once; nobody waits for it here.
-        tokio::spawn(next.router.end());
-        if !self.router.as_ref().is_some_and(|router| router.killed) {
+        tokio::spawn(next.router.end(self.unburied.clone()));
+        if !self.router.as_ref().is_some_and(|router| router.given_up) {
             self.reloaded();
         }
     }
@@ -248,7 +254,16 @@ impl Master {
         if self.parting.is_none()
             && let Some(next) = self.succession.take()
         {
-            tokio::spawn(next.router.end());
+            tokio::spawn(next.router.end(self.unburied.clone()));
+        }
+    }
+
+    /// The present router is gone: what it has passed on by now is all. Its end of the channel may stay
+    /// open with what is left of it.
+    pub(super) fn end_passing_on(&mut self) {
+        if let Some(channel) = self.succession.as_mut().and_then(|next| next.channel.take()) {
+            // It may be over already.
+            let _ = rustix::net::shutdown(&channel, rustix::net::Shutdown::Both);
         }
     }
 
@@ -265,7 +280,7 @@ impl Master {
             let keeper = Keeper { router, number, kept: false, until: None };
             if let Some(before) = self.keeper.replace(keeper) {
                 // Nobody needs it any more.
-                tokio::spawn(before.router.end_within(VERDICT));
+                tokio::spawn(before.router.end_within(VERDICT, self.unburied.clone()));
             }
         }
         self.promote();
@@ -307,17 +322,14 @@ impl Master {
             // What it says of workers, the next one knows by itself.
             RouterEvent::Said(_) => {}
             RouterEvent::Silent => {
-                keeper.router.killed = true;
+                keeper.router.given_up = true;
                 keeper.router.close();
             }
             RouterEvent::Ended => {
-                let exit = keeper.router.reap();
-                tracing::info!(
-                    exit = exit.map(tracing::field::display),
-                    "the router has handed over"
-                );
-                self.router_exit = exit;
-                self.keeper = None;
+                let Some(keeper) = self.keeper.take() else { return };
+                let exit = keeper.router.bury(&self.unburied);
+                tracing::info!(%exit, "the router has handed over");
+                self.router_exit = Some(exit);
                 if self.router.is_none() {
                     // The next one has acted, and has died since.
                     self.restart_at = Instant::now();
@@ -352,7 +364,7 @@ impl Master {
     pub(super) fn give_up_keeper(&mut self) {
         if let Some(keeper) = self.keeper.take() {
             tracing::error!(pid = keeper.router.pid(), "a router that had handed over is killed");
-            tokio::spawn(keeper.router.end());
+            tokio::spawn(keeper.router.end(self.unburied.clone()));
         }
     }
 }

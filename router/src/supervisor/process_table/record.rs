@@ -11,6 +11,7 @@ use vestibule_protocol::supervision::{Exit, WorkerId};
 use super::super::life::Order;
 #[cfg(feature = "cli")]
 use super::super::output::Tail;
+use super::super::unburied::Unburied;
 #[cfg(feature = "cli")]
 use crate::options::WorkerOptions;
 
@@ -89,6 +90,8 @@ pub(crate) struct Record {
     #[cfg(feature = "cli")]
     pub(super) options: Arc<WorkerOptions>,
     pub(super) orders: mpsc::UnboundedSender<(WorkerId, Order)>,
+    /// Processes of the slot that were killed and cannot end.
+    pub(super) unburied: Unburied,
     /// The router's end of the worker's port: a router that crashes closes nothing.
     pub(super) port: Option<OwnedFd>,
     /// A process of the slot that died while no router was there to hear of it.

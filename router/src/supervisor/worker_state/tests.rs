@@ -28,7 +28,7 @@ const EVENTS: [Event; 11] = [
 ];
 
 /// The kinds of state that a process can be in, and the events that lead there.
-const STATES: [(&str, &[Event]); 11] = [
+const STATES: [(&str, &[Event]); 13] = [
     ("starting", &[]),
     ("serving", &[Event::Ready]),
     ("draining", &[Event::Ready, Event::Draining]),
@@ -39,6 +39,8 @@ const STATES: [(&str, &[Event]); 11] = [
     ("too-late", &[Event::Due]),
     ("condemned", &[Event::Ready, Event::Kill]),
     ("killed", &[Event::Ready, Event::Kill, Event::Due]),
+    ("not-killed", &[Event::Ready, Event::Kill, Event::Due, Event::KillFailed]),
+    ("left", &[Event::Ready, Event::Kill, Event::Due, Event::Due]),
     ("over", &[Event::Ready, Event::Exited]),
 ];
 
@@ -81,6 +83,7 @@ impl Process {
         due(&mut said, "start", deadlines.ready);
         due(&mut said, "stop", deadlines.term);
         due(&mut said, "kill", deadlines.kill);
+        due(&mut said, "end", deadlines.end);
         if deadlines.termed {
             said.push_str(" signalled");
         }
@@ -126,11 +129,11 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #[test]
-    fn whatever_happens_it_is_buried_once_and_killed_once_and_nothing_gives_it_more_time(
+    fn whatever_happens_it_is_buried_or_left_once_and_killed_once_and_nothing_gives_it_more_time(
         events in proptest::collection::vec((event(), 0..30u64), 0..40),
     ) {
         let mut process = Process::new();
-        let (mut stopped, mut killed, mut failed, mut buried) = (0, 0, 0, 0);
+        let (mut stopped, mut killed, mut failed, mut buried, mut left) = (0, 0, 0, 0, 0);
         for (event, later) in events {
             // The driver does what is due before it looks at anything else.
             let then = process.now + Duration::from_secs(later);
@@ -140,6 +143,7 @@ proptest! {
                     Some(Action::Stop) => stopped += 1,
                     Some(Action::Kill) => killed += 1,
                     Some(Action::TooLate) => {}
+                    Some(Action::Leave) => left += 1,
                     other => prop_assert!(false, "{:?} of what is due", other),
                 }
                 prop_assert!(process.state.next() != Some(next) || killed <= failed);
@@ -154,8 +158,9 @@ proptest! {
                 Some(Action::Kill) => killed += 1,
                 Some(Action::TooLate) => prop_assert!(!process.state.ready),
                 Some(Action::Bury) => buried += 1,
+                Some(Action::Leave) => left += 1,
             }
-            if event == Event::KillFailed && before.state.killed {
+            if event == Event::KillFailed && before.state.killed && !before.state.over {
                 failed += 1;
             }
             if before.state.over {
@@ -172,12 +177,13 @@ proptest! {
             }
             prop_assert!(stopped <= 1, "the stop signal twice");
             prop_assert!(killed <= 1 + failed, "killed again");
-            prop_assert_eq!(buried, i32::from(process.state.over));
+            prop_assert_eq!(buried + left, i32::from(process.state.over));
+            prop_assert!(left == 0 || killed > failed, "left without a kill");
         }
     }
 
     #[test]
-    fn whoever_was_told_to_end_is_killed_in_at_most_three_steps(
+    fn whoever_was_told_to_end_is_killed_in_at_most_three_steps_and_over_in_one_more(
         // A kill that the kernel refuses is reported; time alone does not repeat it.
         events in proptest::collection::vec(
             event().prop_filter("refused", |event| *event != Event::KillFailed), 0..20,
@@ -195,6 +201,8 @@ proptest! {
             process.on(Event::Due);
         }
         prop_assert!(process.state.killed || process.state.over, "{:?}", process.state);
+        process.on(Event::Due);
+        prop_assert!(process.state.over, "{:?}", process.state);
         prop_assert_eq!(process.state.next(), None);
     }
 }

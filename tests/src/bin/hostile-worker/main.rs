@@ -92,6 +92,7 @@ fn main() {
             "unasked-descriptor" => packets::unasked_descriptor(port).await,
             "unannounced-descriptor" => packets::unannounced_descriptor(port).await,
             "sends-files" => strangers::sends_files(port).await,
+            "holds-file" => strangers::holds_file(port).await,
             "child-with-files" => strangers::child_with_files(port),
             "sends-lingering" => strangers::sends_lingering(port).await,
             "leaves-lingering" => strangers::leaves_lingering(port).await,

@@ -32,6 +32,17 @@ pub(crate) async fn sends_files(port: Port) {
     port.wait_for_the_end().await;
 }
 
+/// At the first connection: breaks the protocol with that file open, so that its own end sleeps.
+pub(crate) async fn holds_file(port: Port) {
+    let path = std::env::var_os("TEST_FILE").unwrap();
+    let _file = File::open(&path).unwrap();
+    let mut port = port.ready().await;
+    let (sequence, _held) = port.first().await;
+    // It was sent less.
+    port.acknowledge(sequence + 1_000, 0);
+    port.wait_for_the_end().await;
+}
+
 /// That process: sends it, and ends, which it cannot as long as the file sleeps.
 pub(crate) fn child_with_files(port: Port) {
     let path = std::env::var_os("TEST_FILE").unwrap();
