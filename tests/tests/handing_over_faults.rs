@@ -291,6 +291,38 @@ fn a_router_whose_predecessor_dies_when_it_has_everything_begins_all_the_same() 
     hall.ends_well(old);
 }
 
+/// Whoever was passed on is the next one's, though nobody says that this was all.
+#[test]
+fn a_router_whose_predecessor_dies_when_it_is_told_who_waits_acts_on_what_has_come() {
+    let mut hall = Hall::start();
+    let old = hall.master.router();
+    process::freeze(old);
+    hall.change();
+    hall.place.says("the router hands over");
+    let next = hall.next(old);
+    process::freeze(next);
+    process::thaw(old);
+    until("it has been told of many", || {
+        sockets::unread_by_others(old).into_iter().max() > Some(MANY)
+    });
+    process::signal(old, Signal::KILL);
+    hall.place.says("the router has not handed over everything");
+    process::thaw(next);
+    let status = hall.place.until("it accepts", |status| {
+        status["router"]["pid"] == next
+            && status["router"]["state"] == "accepting"
+            && !status["pools"][1]["queued"].is_null()
+    });
+    let queued = status["pools"][1]["queued"].as_u64().unwrap() as usize;
+    println!("{queued} of {} were passed on", QUEUED + RETURNED);
+    assert!(queued > 100 && queued < QUEUED + RETURNED, "{queued}");
+    hall.load.flows(20);
+    let Hall { master, load, full, queued, halves, .. } = hall;
+    load.end().assert_nothing_wrong();
+    drop((full, queued, halves));
+    master.stop();
+}
+
 #[test]
 fn a_router_that_stands_still_when_it_may_end_is_killed() {
     let mut hall = Hall::start();
