@@ -87,6 +87,16 @@ pub enum ToRouter {
     Listener {
         /// Its number.
         listener: u32,
+        /// The number of the one that has had this socket so far, and accepts nothing more.
+        before: Option<u32>,
+    },
+    /// The socket of a listener that a reload has removed, the packet's descriptor. Nobody has said yet
+    /// that nothing is left of it: accept what is there, say [`FromRouter::Dry`].
+    Removed {
+        /// Its number.
+        listener: u32,
+        /// By which its clients are decided about.
+        by: Box<Setup>,
     },
     /// Everything that there is has been said: accept.
     Begin,
@@ -211,6 +221,11 @@ pub enum FromRouter {
     },
     /// The change is made.
     Changed,
+    /// Everything is accepted of a listener that was removed.
+    Dry {
+        /// Which.
+        listener: u32,
+    },
     /// A setup was tried, and nothing was changed.
     Tried {
         /// Where and why it cannot be used, if it cannot.

@@ -3,7 +3,7 @@
 use std::io;
 
 use crate::connection::Connection;
-use crate::listener::{BURST, Listener};
+use crate::listener::{BURST, Dry, Listener};
 use crate::pool::Shared;
 use crate::pool::core::Refused;
 use crate::reject::{Reason, Rejection};
@@ -32,10 +32,12 @@ pub async fn serve(listener: &mut Listener, pool: &WorkerPool) -> io::Result<()>
 }
 
 /// Hands over what the kernel has accepted already: closing the listener would reset those clients.
+/// While descriptors or memory are short it waits, for 10 s at most.
 pub async fn accept_dry(listener: &mut Listener, pool: &WorkerPool) {
     let mut burst = Vec::with_capacity(BURST);
+    let dry = Dry::present();
     loop {
-        let more = listener.take_present(&mut burst);
+        let more = listener.take_last(&dry, &mut burst).await;
         hand_over(pool.shared(), &mut burst);
         if !more {
             return;

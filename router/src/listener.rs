@@ -1,6 +1,7 @@
 //! Accepting connections, many at a time, and leaving them alone.
 
 mod bound;
+mod dry;
 pub mod path;
 mod shortage;
 
@@ -21,6 +22,7 @@ use vestibule_protocol::envelope::Transferable;
 
 use self::bound::system;
 pub use self::bound::{Bound, ListenError, bind, bind_with, local_address};
+pub(crate) use self::dry::Dry;
 use self::path::SocketPath;
 use self::shortage::Shortage;
 use crate::connection::Connection;
@@ -199,24 +201,31 @@ impl Listener {
     }
 
     /// Takes up to [`BURST`] connections that are there already, without waiting and without regard
-    /// for the reserve: the listener is about to be closed. Returns whether there may be more.
-    pub(crate) fn take_present(&mut self, taken: &mut Vec<Connection>) -> bool {
+    /// for the reserve: the listener is about to be closed.
+    fn take_present(&mut self, taken: &mut Vec<Connection>) -> Present {
         let accepted = now();
-        while taken.len() < BURST && !self.lost.is_lasting() {
+        while taken.len() < BURST {
+            if self.lost.is_lasting() {
+                return Present::Short;
+            }
             self.counters.calls += 1;
             match accept(self.socket.get_ref()) {
                 Ok((socket, peer)) => {
                     self.counters.accepted += 1;
                     self.lost.accepted();
+                    #[cfg(feature = "cli")]
+                    crate::sys::tcp::heed_newcomers(socket.as_fd());
                     taken.push(self.connection(socket, peer, accepted));
                 }
                 Err(error) => match Obstacle::of(error) {
+                    Obstacle::Empty => return Present::Empty,
                     Obstacle::ThatOne => self.lost.failed(error),
-                    Obstacle::Empty | Obstacle::Shortage | Obstacle::Fatal => return false,
+                    Obstacle::Shortage => return Present::Short,
+                    Obstacle::Fatal => return Present::Unusable,
                 },
             }
         }
-        !self.lost.is_lasting()
+        Present::More
     }
 
     fn connection(&self, socket: OwnedFd, peer: Option<SocketAddr>, accepted: u64) -> Connection {
@@ -244,27 +253,39 @@ impl Listener {
     /// one shortage, however long it lasts.
     async fn wait_out(&mut self) {
         while self.shortage.is_stopped() {
-            if self.shortage.tell() {
-                tracing::error!(
-                    listener = &*self.name,
-                    "descriptors or memory are short: new connections wait in the kernel's queue \
-                     until some are free (raise the limit on open files)"
-                );
-            }
-            self.counters.pauses += 1;
-            tokio::time::sleep(SHORTAGE_PAUSE).await;
+            self.tell_of_shortage();
+            self.pause().await;
             self.shortage.look_again(&self.socket);
         }
-        if let Some(told) = self.lost.lasting() {
-            if let Some(error) = told {
-                tracing::error!(
-                    listener = &*self.name,
-                    error = %io::Error::from(error),
-                    "nothing can be accepted; it is tried again and again"
-                );
-            }
-            self.counters.pauses += 1;
-            tokio::time::sleep(SHORTAGE_PAUSE).await;
+        if self.lost.is_lasting() {
+            self.tell_of_errors();
+            self.pause().await;
+        }
+    }
+
+    async fn pause(&mut self) {
+        self.counters.pauses += 1;
+        tokio::time::sleep(SHORTAGE_PAUSE).await;
+    }
+
+    fn tell_of_shortage(&mut self) {
+        if self.shortage.tell() {
+            tracing::error!(
+                listener = &*self.name,
+                "descriptors or memory are short: new connections wait in the kernel's queue until \
+                 some are free (raise the limit on open files)"
+            );
+        }
+    }
+
+    /// Begins the count of errors anew.
+    fn tell_of_errors(&mut self) {
+        if let Some(error) = self.lost.begin_anew() {
+            tracing::error!(
+                listener = &*self.name,
+                error = %io::Error::from(error),
+                "nothing can be accepted; it is tried again and again"
+            );
         }
     }
 }
@@ -293,13 +314,10 @@ impl Lost {
         self.in_a_row >= BURST
     }
 
-    /// Begins the count anew if the errors last: with the last of them the first time.
-    fn lasting(&mut self) -> Option<Option<Errno>> {
-        if !self.is_lasting() {
-            return None;
-        }
+    /// Begins the count anew: with the last of them the first time.
+    fn begin_anew(&mut self) -> Option<Errno> {
         self.in_a_row = 0;
-        Some(self.last.filter(|_| !std::mem::replace(&mut self.told, true)))
+        self.last.filter(|_| !std::mem::replace(&mut self.told, true))
     }
 }
 
@@ -316,6 +334,19 @@ impl From<Listener> for Transferable {
         }
         Self::Listener(listener.socket.into_inner())
     }
+}
+
+/// What a look at the connections that are there has brought.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Present {
+    /// A whole burst.
+    More,
+    /// All.
+    Empty,
+    /// What could be had: descriptors or memory are short, or nothing but errors came.
+    Short,
+    /// All that there will ever be.
+    Unusable,
 }
 
 /// What stands in the way of the next connection (`accept(2)`).
@@ -379,7 +410,7 @@ mod tests {
     async fn an_error_that_lasts_is_waited_out_and_lets_others_run() {
         let mut listener = Listener::bind("127.0.0.1:0").await.unwrap();
         let _client = std::net::TcpStream::connect(listener.local_addr().unwrap()).unwrap();
-        crate::sys::filter::refuse_accept_in_this_thread().unwrap();
+        crate::sys::filter::refuse_accept_in_this_thread(Errno::PERM).unwrap();
         let mut taken = Vec::new();
         tokio::select! {
             result = listener.accept_burst(&mut taken) => panic!("accepted: {result:?}"),
@@ -388,7 +419,7 @@ mod tests {
         let AcceptCounters { calls, accepted, pauses } = listener.counters();
         assert_eq!(accepted, 0);
         assert!(pauses >= 9 && calls <= (pauses + 1) * BURST as u64, "{calls} in {pauses}");
-        assert!(!listener.take_present(&mut taken));
+        assert_eq!(listener.take_present(&mut taken), Present::Short);
     }
 
     #[tokio::test]

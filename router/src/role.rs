@@ -20,7 +20,7 @@ use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter, WorkerId, Wor
 
 use self::change::Former;
 use self::inheritance::Inheritance;
-use self::listeners::Listeners;
+use self::listeners::{Ended, Listeners};
 use self::succession::Successor;
 use crate::control::{ControlError, ControlPort, Parcel};
 use crate::dispatch::tracer::Tracer;
@@ -124,8 +124,10 @@ struct Router {
     switch: Arc<Switch>,
     tracer: Arc<Tracer>,
     metrics: Arc<Metrics>,
-    /// Sockets of listeners that the next setup names.
-    sockets: BTreeMap<u32, OwnedFd>,
+    /// Sockets of listeners that the next setup names, with the number of who has had them so far.
+    sockets: BTreeMap<u32, (OwnedFd, Option<u32>)>,
+    /// Listeners that were removed before this router came, with what decides about their clients.
+    removed_listeners: Vec<(u32, Setup, OwnedFd)>,
     listeners: Listeners,
     /// What becomes of each pool's events; ends with the pool.
     watching: JoinSet<u32>,
@@ -166,6 +168,7 @@ impl Router {
             switch: Arc::new(Switch::new(Arc::clone(&metrics))?),
             metrics,
             sockets: BTreeMap::new(),
+            removed_listeners: Vec::new(),
             listeners: Listeners::default(),
             watching: JoinSet::new(),
             replaced: Vec::new(),
@@ -188,7 +191,7 @@ impl Router {
             tokio::select! {
                 message = control.recv() => match message {
                     // Another router may have more room.
-                    Ok(Some((ToRouter::Listener { .. } | ToRouter::HandOver { .. } | ToRouter::TakeOver, None))) => {
+                    Ok(Some((ToRouter::Listener { .. } | ToRouter::Removed { .. } | ToRouter::HandOver { .. } | ToRouter::TakeOver, None))) => {
                         return report(&ControlError::MissingDescriptor);
                     }
                     Ok(Some((ToRouter::Begin, _))) => self.begin().await,
@@ -198,7 +201,7 @@ impl Router {
                     Err(error) => return report(&error),
                 },
                 Some(message) = self.told.recv() => self.tell(message),
-                Some(listener) = self.listeners.next_end() => self.listener_ended(listener),
+                Some(ended) = self.listeners.next_end() => self.listener_ended(&ended),
                 Some(_) = self.deciding.join_next() => self.look_at_replaced(),
                 Some(pool) = self.watching.join_next() => {
                     if let Ok(pool) = pool {
@@ -225,10 +228,14 @@ impl Router {
             return inheritance.later(message, descriptor);
         }
         match message {
-            ToRouter::Listener { listener } => {
+            ToRouter::Listener { listener, before } => {
                 if let Some(socket) = descriptor {
-                    self.sockets.insert(listener, socket);
+                    self.sockets.insert(listener, (socket, before));
                 }
+            }
+            ToRouter::Removed { listener, by } => {
+                let removed = descriptor.map(|socket| (listener, *by, socket));
+                self.removed_listeners.extend(removed);
             }
             ToRouter::Change(setup) => self.change(setup),
             ToRouter::Try(setup) => {
@@ -283,14 +290,19 @@ impl Router {
         if let Some(inheritance) = self.inheritance.take() {
             self.take_over(inheritance).await;
         }
+        self.dry_removed();
         self.listen();
         // Pools that had gone before this router came.
         self.look_at_replaced();
         self.tell(FromRouter::Accepting);
     }
 
-    fn listener_ended(&mut self, listener: u32) {
+    fn listener_ended(&mut self, ended: &Ended) {
+        let Ended { id: listener, dry } = *ended;
         tracing::info!(listener, "nothing is accepted from a listener any more");
+        if dry {
+            self.tell(FromRouter::Dry { listener });
+        }
         self.look_at_replaced();
     }
 
@@ -353,6 +365,7 @@ fn is_for_an_heir(message: &ToRouter) -> bool {
     matches!(
         message,
         ToRouter::Listener { .. }
+            | ToRouter::Removed { .. }
             | ToRouter::Change(_)
             | ToRouter::TakeOver
             | ToRouter::Ping { .. }

@@ -167,6 +167,24 @@ fn an_inherited_socket_is_served_and_no_worker_hears_of_it() {
     assert!(socket.accept().is_ok());
 }
 
+/// Whoever comes is let in by the kernel as before.
+#[test]
+fn an_inherited_socket_is_its_owners_again_once_its_listener_is_removed() {
+    let place = Place::new();
+    let file = place.config(&format!("{INHERITED}{}", pool("app")));
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = inheriting(&place, &socket, "other:front");
+    command.arg(file);
+    let master = Master::launch(command);
+    let another = "[[listener]]\nname = 'another'\naddress = '127.0.0.1:0'\n";
+    let said = place.reload(&format!("{another}{}", pool("app")));
+    assert!(said.contains("listener web: removed"), "{said}");
+    place.says("nothing is accepted from a listener any more");
+    let _waits = Client::connect(socket.local_addr().unwrap());
+    assert!(socket.accept().is_ok());
+    master.stop();
+}
+
 #[test]
 fn a_socket_that_was_not_inherited_ends_with_71_and_says_how_to_hand_it_over() {
     let expected = "vestibule: no listening socket named `front` was inherited: LISTEN_FDS and \

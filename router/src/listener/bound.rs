@@ -66,6 +66,12 @@ impl Bound {
         &self.socket
     }
 
+    /// The socket alone: the path goes away.
+    #[cfg(feature = "cli")]
+    pub(crate) fn without_path(self) -> OwnedFd {
+        self.socket
+    }
+
     /// Its address as it was asked for, but with the port that it really has: `127.0.0.1:8080`,
     /// `unix:/run/app.sock`, `unix:@app`. `None` for what has none.
     pub fn address(&self) -> Option<String> {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use vestibule_protocol::supervision::{FromRouter, PoolSetup, Setup, SlotMode};
 
-use super::{RoleError, Router};
+use super::{End, RoleError, Router};
 use crate::dispatch::{self, Dispatch};
 use crate::pool::Shared;
 
@@ -35,6 +35,12 @@ impl Router {
         let setup = &self.setup;
         self.listeners
             .dry_others(|id| setup.listeners.iter().any(|listener| listener.id == id), &before);
+        let gone = former.setup.listeners.iter().map(|listener| listener.id);
+        let gone = gone.filter(|id| !setup.listeners.iter().any(|listener| listener.id == *id));
+        // Of those that could not be accepted from nothing more will be said.
+        for listener in gone.filter(|id| self.listeners.is_over(*id)) {
+            self.tell(FromRouter::Dry { listener });
+        }
         self.listeners.set_defer(&self.switch.present());
         self.replaced.push(former);
         // Another router still has what this one is to take over.
@@ -118,12 +124,46 @@ impl Router {
         Arc::new(shared.counting_in(Arc::clone(&self.metrics), setup.counters))
     }
 
+    /// Takes what is left of listeners that were removed before this router came, by the rules of those days.
+    pub(super) fn dry_removed(&mut self) {
+        let mut last: Option<Former> = None;
+        for (listener, by, socket) in std::mem::take(&mut self.removed_listeners) {
+            // Most went together.
+            let former = match last.take() {
+                Some(former) if former.setup == by => Ok(former),
+                before => {
+                    self.replaced.extend(before);
+                    self.prepare_former(&by).map(|table| Former { table, setup: by })
+                }
+            };
+            let begun = former.map_err(|error| error.to_string()).and_then(|former| {
+                let mut all = former.setup.listeners.iter();
+                let name = all.find(|known| known.id == listener).map(|known| known.name.as_str());
+                let begun = self.listeners.begin_dry(
+                    listener,
+                    name.unwrap_or_default(),
+                    socket,
+                    &former.table,
+                );
+                last = Some(former);
+                begun.map_err(|error| error.to_string())
+            });
+            if let Err(error) = begun {
+                tracing::error!(listener, error, "who waits at a removed listener is lost");
+                self.tell(FromRouter::Dry { listener });
+            }
+        }
+        self.replaced.extend(last);
+    }
+
     /// Begins to accept on every listener of the setup whose socket is there.
     pub(super) fn listen(&mut self) {
         for listener in &self.setup.listeners {
             if !self.listeners.has(listener.id)
-                && let Some(socket) = self.sockets.remove(&listener.id)
+                && let Some((socket, before)) = self.sockets.remove(&listener.id)
             {
+                // Who waits in it goes by its new name.
+                before.into_iter().for_each(|before| self.listeners.leave(before));
                 self.listeners.begin(listener.id, &listener.name, socket, &self.switch);
             }
         }
@@ -132,7 +172,8 @@ impl Router {
     /// A table that was replaced still decides about clients of listeners that are no more; once it has,
     /// nothing comes for removed pools any more.
     pub(super) fn look_at_replaced(&mut self) {
-        if self.listeners.are_drying() {
+        // What this one leaves of them is accepted by the next router.
+        if self.listeners.are_drying() || matches!(self.end, Some(End::HandOver(_))) {
             return;
         }
         self.replaced.retain(|former| former.table.looks());

@@ -64,6 +64,7 @@ impl Order {
             | FromRouter::Accepting
             | FromRouter::Unusable { .. }
             | FromRouter::Changed
+            | FromRouter::Dry { .. }
             | FromRouter::Tried { .. }
             | FromRouter::Pong { .. }
             | FromRouter::HandedOver { .. }

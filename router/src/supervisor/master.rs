@@ -10,6 +10,7 @@ mod administer;
 pub mod plan;
 mod pools;
 mod reload;
+mod removed;
 mod roll;
 mod router;
 mod signals;
@@ -32,6 +33,7 @@ use vestibule_protocol::supervision::{
 pub use self::plan::{Layout, ListenerPlan, Plan, PoolPlan, Present, Source};
 use self::pools::{Listening, Numbers, Pool};
 use self::reload::Trying;
+use self::removed::Removed;
 use self::signals::Signals;
 use self::succession::{Keeper, Parting, Succession};
 use super::admin::socket::AdminSocket;
@@ -100,6 +102,8 @@ pub fn run(plan: Plan) -> Result<(), MasterError> {
 
 struct Master {
     listeners: Vec<Listening>,
+    /// Listeners that are no more, from which not everything is accepted yet.
+    removed: Vec<Removed>,
     /// In the order of the configuration.
     pools: Vec<Pool>,
     /// Pools that are no more and still finish what they have.
@@ -206,6 +210,7 @@ impl Master {
         }
         Ok(Self {
             listeners,
+            removed: Vec::new(),
             pools,
             leaving: Vec::new(),
             inspect,
@@ -395,6 +400,7 @@ impl Master {
             FromRouter::HandedOver { number } => self.handed_over(number),
             // Another is under way already: the end of this one's successor was noticed.
             FromRouter::Kept { .. } => {}
+            FromRouter::Dry { listener } => self.is_dry(listener),
             FromRouter::Tried { problem } => self.tried(problem),
             FromRouter::Changed => {
                 self.script_before = None;

@@ -2,8 +2,9 @@
 
 use rustix::io::Errno;
 
-/// From here on `accept4` fails with `EPERM` in this thread alone, as under a filter of system calls.
-pub(crate) fn refuse_accept_in_this_thread() -> Result<(), Errno> {
+/// From here on `accept4` fails with this error in this thread alone, as under a filter of system calls.
+pub(crate) fn refuse_accept_in_this_thread(error: Errno) -> Result<(), Errno> {
+    let refused = libc::SECCOMP_RET_ERRNO | error.raw_os_error() as u32;
     rustix::thread::set_no_new_privs(true)?;
     let statement =
         |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
@@ -11,7 +12,7 @@ pub(crate) fn refuse_accept_in_this_thread() -> Result<(), Errno> {
         // The number of the call is the first field of `seccomp_data`.
         statement(libc::BPF_LD | libc::BPF_W | libc::BPF_ABS, 0, 0, 0),
         statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, libc::SYS_accept4 as u32, 0, 1),
-        statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ERRNO | libc::EPERM as u32, 0, 0),
+        statement(libc::BPF_RET | libc::BPF_K, refused, 0, 0),
         statement(libc::BPF_RET | libc::BPF_K, libc::SECCOMP_RET_ALLOW, 0, 0),
     ];
     let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };

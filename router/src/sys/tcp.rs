@@ -122,6 +122,58 @@ pub(crate) fn defer_accept(socket: BorrowedFd<'_>, defer: bool) -> Result<(), Er
     if result == 0 { Ok(()) } else { Err(last_error()) }
 }
 
+/// Has the kernel throw away what asks a listening socket for a new connection (SYN without ACK, RFC 9293
+/// 3.1), as if it had been lost on its way: who asks tries again a second later. Connections that are there,
+/// or half there, go on. A filter for packets (`SO_ATTACH_FILTER`, socket(7)), which sees them from the TCP
+/// header on.
+#[cfg(feature = "cli")]
+pub(crate) fn ignore_newcomers(socket: BorrowedFd<'_>) -> Result<(), Errno> {
+    const FLAGS: u32 = 13;
+    const SYN: u32 = 0x02;
+    const ACK: u32 = 0x10;
+    let statement =
+        |code: u32, k: u32, jt: u8, jf: u8| libc::sock_filter { code: code as u16, jt, jf, k };
+    let mut program = [
+        statement(libc::BPF_LD | libc::BPF_B | libc::BPF_ABS, FLAGS, 0, 0),
+        statement(libc::BPF_ALU | libc::BPF_AND | libc::BPF_K, SYN | ACK, 0, 0),
+        statement(libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K, SYN, 0, 1),
+        statement(libc::BPF_RET | libc::BPF_K, 0, 0, 0),
+        // Of the rest nothing is cut off.
+        statement(libc::BPF_RET | libc::BPF_K, u32::MAX, 0, 0),
+    ];
+    let filter = libc::sock_fprog { len: program.len() as u16, filter: program.as_mut_ptr() };
+    // SAFETY: the program and its length belong together and outlive the call, which copies it; the
+    // descriptor is borrowed, so it is open.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_ATTACH_FILTER,
+            (&raw const filter).cast(),
+            size_of::<libc::sock_fprog>() as libc::socklen_t,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(last_error()) }
+}
+
+/// Ends what [`ignore_newcomers`] began: for a listening socket, or a connection, which has its listener's
+/// filter. Nothing if there is none.
+#[cfg(feature = "cli")]
+pub(crate) fn heed_newcomers(socket: BorrowedFd<'_>) {
+    let ignored: libc::c_int = 0;
+    // SAFETY: the kernel reads one c_int, which is live, as its length says; the descriptor is
+    // borrowed, so it is open. It fails where there is no filter.
+    unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_DETACH_FILTER,
+            (&raw const ignored).cast(),
+            size_of::<libc::c_int>() as libc::socklen_t,
+        );
+    }
+}
+
 /// How many bytes have to be there before a socket counts as readable (`SO_RCVLOWAT`, socket(7)).
 #[cfg(feature = "cli")]
 pub(crate) fn low_water(socket: BorrowedFd<'_>) -> Result<u32, Errno> {

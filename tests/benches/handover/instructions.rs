@@ -186,7 +186,8 @@ fn run(shape: Shape, connections: usize, meter: Meter<'_>) -> Result<u64, Instru
         for listener in 0..listeners {
             let socket = TcpListener::bind("127.0.0.1:0")?;
             addresses.push(socket.local_addr()?);
-            send(&control, &ToRouter::Listener { listener }, Some(socket.as_fd())).await?;
+            send(&control, &ToRouter::Listener { listener, before: None }, Some(socket.as_fd()))
+                .await?;
         }
         let ready = Arc::new(tokio::sync::Semaphore::new(0));
         for slot in 0..workers {

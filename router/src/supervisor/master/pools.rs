@@ -19,13 +19,6 @@ pub(super) struct Numbers {
     pools: u32,
 }
 
-impl Numbers {
-    /// The number that the next listener gets.
-    pub(super) fn next_listener(&self) -> u32 {
-        self.listeners
-    }
-}
-
 /// A listener. With another name it is another one.
 #[derive(Debug)]
 pub(super) struct Listening {

@@ -1,5 +1,6 @@
 //! Reading the configuration again: whole and valid, or nothing changes.
 
+use std::rc::Rc;
 use std::sync::Arc;
 
 use vestibule_protocol::supervision::{
@@ -8,6 +9,7 @@ use vestibule_protocol::supervision::{
 
 use super::plan::{Layout, Present};
 use super::pools::{Listening, Pool, worker_name};
+use super::removed::Removed;
 use super::{Master, PoolPlan};
 use crate::listener::local_address;
 use crate::supervisor::router_user;
@@ -62,6 +64,10 @@ impl Master {
             let place = local_address(socket.socket());
             present.listeners.push((setup.name.clone(), address.clone(), place));
         }
+        for gone in self.removed.iter().filter(|gone| gone.can_come_back()) {
+            let place = local_address(gone.socket());
+            present.listeners.push((gone.name.clone(), gone.address.clone(), place));
+        }
         let Some(source) = &mut self.source else { return hears(Err(NotReloaded::NoFile)) };
         self.notifier.reloading();
         self.reloading = true;
@@ -89,6 +95,7 @@ impl Master {
             None => self.go_over(layout, hears),
             Some(problem) => self.stay(NotReloaded::Mistakes(problem), hears),
         }
+        self.close_dry();
     }
 
     /// The router will not say any more what it makes of a script.
@@ -96,6 +103,7 @@ impl Master {
         if let Some(Trying { hears, .. }) = self.trying.take() {
             let why = if self.stopping { NotReloaded::Stopping } else { NotReloaded::RouterEnded };
             self.stay(why, hears);
+            self.close_dry();
         }
     }
 
@@ -174,10 +182,9 @@ impl Master {
         let Layout { listeners, pools, inspect, rules, routes, script, router_identity, admin } =
             layout;
         let mut differences = Vec::new();
-        // Sockets of listeners that go are closed here with `old`, before the router accepts them
-        // dry: then its own are the last.
+        let former = self.setup();
         let old = std::mem::take(&mut self.listeners);
-        self.listeners = self.listen_on(old, listeners, &mut differences);
+        self.listeners = self.listen_on(old, listeners, former, &mut differences);
         let steps = self.adopt(pools, &mut differences);
         tell_routes(&self.routes, &routes, &mut differences);
         self.inspect = inspect;
@@ -208,32 +215,43 @@ impl Master {
         differences
     }
 
-    /// The new listeners, with the numbers of those that are the same.
+    /// The new listeners, with the numbers of those that are the same. Clients of those that go are decided
+    /// about by the setup until now.
     fn listen_on(
         &mut self,
         mut old: Vec<Listening>,
         plans: Vec<super::ListenerPlan>,
+        by: Setup,
         differences: &mut Vec<String>,
     ) -> Vec<Listening> {
         let mut new = Vec::with_capacity(plans.len());
-        let first = self.numbers.next_listener();
+        // New ones, with the number of who has had their sockets.
+        let mut added = Vec::new();
         for plan in plans {
             let same = |known: &Listening| known.address == plan.address;
             let at = old
                 .iter()
                 .position(|known| same(known) && known.setup.name == plan.setup.name)
                 .or_else(|| old.iter().position(same));
-            let (before, socket) = match at.map(|at| old.remove(at)) {
+            let (before, mut socket) = match at.map(|at| old.remove(at)) {
                 Some(Listening { setup, backlog, socket, .. }) => {
                     (Some((setup, backlog)), Some(socket))
                 }
                 None => (None, None),
             };
+            let mut number = before.as_ref().map(|(setup, _)| setup.id);
+            if plan.socket.is_none() && socket.is_none() {
+                let back = self.come_back(&plan);
+                (number, socket) = back.unzip();
+            }
             // Whoever made the plan has seen the same listeners.
             let Some(mut listening) = Listening::new(&mut self.numbers, plan, socket) else {
                 continue;
             };
             let name = listening.setup.name.clone();
+            if before.as_ref().is_none_or(|(setup, _)| setup.name != name) {
+                added.push((listening.setup.id, number));
+            }
             match before {
                 None => differences.push(format!("listener {name}: added")),
                 Some((setup, before)) => {
@@ -260,13 +278,17 @@ impl Master {
             }
             new.push(listening);
         }
-        for gone in &old {
+        let by = Rc::new(by);
+        for gone in old {
             differences.push(format!("listener {}: removed", gone.setup.name));
+            self.removed.push(Removed::new(gone, &by));
         }
         if let Some(router) = &self.router {
-            for listening in new.iter().filter(|listening| listening.setup.id >= first) {
-                if let Ok(socket) = listening.socket.socket().try_clone() {
-                    router.tell(ToRouter::Listener { listener: listening.setup.id }, Some(socket));
+            for (listener, before) in added {
+                let socket = new.iter().find(|listening| listening.setup.id == listener);
+                let socket = socket.map(|listening| listening.socket.socket().try_clone());
+                if let Some(Ok(socket)) = socket {
+                    router.tell(ToRouter::Listener { listener, before }, Some(socket));
                 }
             }
         }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 use vestibule_protocol::supervision::{Setup, ToRouter};
 
-use super::{Master, MasterError, ROUTER_ATTEMPTS};
+use super::{Master, MasterError, ROUTER_ATTEMPTS, removed};
 use crate::supervisor::life::Order;
 use crate::supervisor::router_process::RouterProcess;
 
@@ -87,7 +87,7 @@ impl Master {
         }
         if self.stopping {
             // Nobody speaks to workers any more: signals do.
-            self.listeners.clear();
+            self.close_listeners();
             self.table.order_all(&Order::Term);
             return Ok(());
         }
@@ -130,10 +130,12 @@ impl Master {
     fn start_router(&mut self) -> Result<(), MasterError> {
         self.epoch = next_epoch(self.epoch);
         let router = self.spawn_router(self.setup()).map_err(MasterError::Router)?;
-        for listener in &self.listeners {
-            let socket = listener.socket.socket().try_clone().map_err(MasterError::Router)?;
-            router.tell(ToRouter::Listener { listener: listener.setup.id }, Some(socket));
+        for listening in &self.listeners {
+            let socket = listening.socket.socket().try_clone().map_err(MasterError::Router)?;
+            let listener = listening.setup.id;
+            router.tell(ToRouter::Listener { listener, before: None }, Some(socket));
         }
+        removed::tell(&router, self.removed_for_router().map_err(MasterError::Router)?);
         for (message, port) in self.table.snapshot() {
             router.tell(message, port);
         }

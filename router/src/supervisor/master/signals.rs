@@ -47,7 +47,7 @@ impl Master {
                 self.router = Some(router);
             }
             None => {
-                self.listeners.clear();
+                self.close_listeners();
                 self.table.order_all(&Order::Term);
             }
         }
@@ -55,8 +55,7 @@ impl Master {
 
     /// The last router there is accepts what waits, and then nothing more.
     pub(super) fn tell_to_stop(&mut self, router: &RouterProcess) {
-        // No other router will need them: its own are the last.
-        self.listeners.clear();
+        self.close_listeners();
         router.tell(ToRouter::AskLoads { number: 0 }, None);
         router.tell(ToRouter::Stop, None);
     }

@@ -15,7 +15,7 @@ use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter};
 use vestibule_protocol::sys::seqpacket_pair;
 
 use super::router::{ROUTER_DELAY, next_epoch};
-use super::{Master, MasterError};
+use super::{Master, MasterError, removed};
 use crate::supervisor::life::Order;
 use crate::supervisor::router_process::{RouterEvent, RouterProcess};
 
@@ -184,6 +184,7 @@ impl Master {
 
     /// The next router is able to: the present one may go.
     fn tell_predecessor(&mut self) -> Result<(), MasterError> {
+        let removed = self.removed_for_router();
         let (Some(router), Some(next)) = (&self.router, &mut self.succession) else {
             return Ok(());
         };
@@ -196,12 +197,15 @@ impl Master {
             .map(|listener| Ok((listener.setup.id, listener.socket.socket().try_clone()?)))
             .collect();
         let pair = seqpacket_pair().map(|(one, other)| (one.try_clone(), one, other));
-        let (Ok((Ok(kept), one, other)), Ok(sockets)) = (pair, sockets) else {
+        let (Ok((Ok(kept), one, other)), Ok(sockets), Ok(removed)) = (pair, sockets, removed)
+        else {
             return self.lose_successor("this process is out of descriptors");
         };
         for (listener, socket) in sockets {
-            next.router.tell(ToRouter::Listener { listener }, Some(socket));
+            next.router.tell(ToRouter::Listener { listener, before: None }, Some(socket));
         }
+        // The present one leaves them where they are.
+        removed::tell(&next.router, removed);
         next.router.tell(ToRouter::TakeOver, Some(other));
         router.tell(ToRouter::HandOver { number: next.number }, Some(one));
         next.router.answered();
