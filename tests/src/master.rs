@@ -92,12 +92,27 @@ impl Master {
     pub fn router(&mut self) -> u32 {
         let mut found = None;
         until("there is a router", || {
-            found = self.children().into_iter().find(|pid| is_router(*pid));
+            found = self.routers().next();
             found.is_some()
         });
         let router = found.unwrap();
         self.see(router);
         router
+    }
+
+    /// Another router than this one, once there is one: the youngest.
+    pub fn next_router(&self, router: u32) -> u32 {
+        let mut found = None;
+        until("there is another router", || {
+            found = self.routers().filter(|pid| *pid != router).last();
+            found.is_some()
+        });
+        found.unwrap()
+    }
+
+    /// The routers' processes, the oldest first: there are several while one takes over.
+    pub fn routers(&self) -> impl Iterator<Item = u32> {
+        self.children().into_iter().filter(|pid| is_router(*pid))
     }
 
     /// The workers' processes.
@@ -114,7 +129,7 @@ impl Master {
         }
     }
 
-    /// Its children, whatever they are.
+    /// Its children, whatever they are, in the order in which they were started.
     pub fn children(&self) -> Vec<u32> {
         let path = format!("/proc/{0}/task/{0}/children", self.pid());
         let text = std::fs::read_to_string(path).unwrap_or_default();
@@ -125,9 +140,7 @@ impl Master {
     pub fn kill_router(&mut self) {
         let old = self.router();
         process::signal(old, Signal::KILL);
-        until("there is another router", || {
-            self.children().into_iter().any(|pid| pid != old && is_router(pid))
-        });
+        self.next_router(old);
     }
 
     /// What all routers together have counted: connections accepted, and acknowledged by workers. The
@@ -224,7 +237,7 @@ fn read_address(output: &mut impl BufRead) -> SocketAddr {
 }
 
 /// Whether a process is a router.
-pub fn is_router(pid: u32) -> bool {
+pub(crate) fn is_router(pid: u32) -> bool {
     let line = std::fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
     line.starts_with(b"vestibule\0router\0")
 }

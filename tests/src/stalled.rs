@@ -9,7 +9,7 @@ use serde_json::json;
 use crate::client::{Client, Response};
 use crate::family::Family;
 use crate::ledger::{Ledger, VARIABLE};
-use crate::master::{Master, is_router};
+use crate::master::Master;
 use crate::place::Place;
 use crate::process;
 use crate::world::until;
@@ -208,22 +208,11 @@ impl Stalled {
         self.master.router();
     }
 
-    /// The router that is to take over from this one.
-    pub fn next(&self, router: u32) -> u32 {
-        let mut next = None;
-        until("there is another router", || {
-            let all = self.master.children().into_iter();
-            next = all.filter(|pid| is_router(*pid) && *pid != router).max();
-            next.is_some()
-        });
-        next.unwrap()
-    }
-
     /// The router that stands still, and was asked to, passes everything on to the one that is named last.
     pub fn until_passed_on(&self, old: u32) -> u32 {
         // What it is told is sent by then.
         self.place.status();
-        let next = self.next(old);
+        let next = self.master.next_router(old);
         let passed = self.said(PASSED_ON);
         process::freeze(self.master.pid());
         process::thaw(old);

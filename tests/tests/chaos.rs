@@ -17,8 +17,6 @@ use rustix::net::SendFlags;
 use rustix::process::{Pid, Signal};
 use serde_json::Value;
 use vestibule_tests::load::{Load, Outcome};
-use vestibule_tests::master::is_router;
-use vestibule_tests::process;
 use vestibule_tests::scene::{Scene, Setting};
 use vestibule_tests::world::{turn, until};
 
@@ -279,10 +277,7 @@ impl Chaos {
     fn another_router_begins(&mut self, number: u64) -> Option<u32> {
         self.another_router();
         std::thread::sleep(Duration::from_micros(number * 30));
-        let all = self.scene.master.children().into_iter();
-        // Of those that are there, the others were started before.
-        all.filter(|pid| is_router(*pid))
-            .max_by_key(|pid| process::status(*pid).map(|it| it.started))
+        self.scene.master.routers().last()
     }
 
     fn connect(&self) -> TcpStream {

@@ -12,7 +12,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use rustix::process::Signal;
-use vestibule_tests::master::{Master, is_router};
+use vestibule_tests::master::Master;
 use vestibule_tests::place::Place;
 use vestibule_tests::process;
 use vestibule_tests::world::until;
@@ -122,8 +122,7 @@ fn a_router_that_dies_before_it_takes_over_costs_nothing_that_comes_after() {
     process::freeze(router);
     place.order_reload(&text(61_602));
     place.says("the router hands over");
-    let next = master.children().into_iter().find(|pid| is_router(*pid) && *pid != router);
-    process::signal(next.expect("the next router"), Signal::KILL);
+    process::signal(master.next_router(router), Signal::KILL);
     place.says("the next router does not take over");
     process::thaw(router);
     // Whichever of the two it is in the end.

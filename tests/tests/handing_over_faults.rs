@@ -15,7 +15,7 @@
 use rustix::process::Signal;
 use vestibule_tests::ledger::{Ledger, VARIABLE};
 use vestibule_tests::load::Load;
-use vestibule_tests::master::{Master, is_router};
+use vestibule_tests::master::Master;
 use vestibule_tests::place::Place;
 use vestibule_tests::world::until;
 use vestibule_tests::{Client, process, sockets};
@@ -106,17 +106,6 @@ impl Hall {
         router
     }
 
-    /// The router that is to take over from this one.
-    fn next(&self, router: u32) -> u32 {
-        let mut next = None;
-        until("there is another router", || {
-            let all = self.master.children().into_iter();
-            next = all.filter(|pid| is_router(*pid) && *pid != router).max();
-            next.is_some()
-        });
-        next.unwrap()
-    }
-
     /// Another router takes over as far as to where its predecessor has passed on everything, and the
     /// supervisor has not heard of it: it stands still. The two routers.
     fn pass_on(&mut self) -> (u32, u32) {
@@ -128,7 +117,7 @@ impl Hall {
         until("it is asked to hand over", || self.said("the router hands over") > told);
         // What it is told is sent by then.
         self.place.status();
-        let next = self.next(old);
+        let next = self.master.next_router(old);
         process::freeze(self.master.pid());
         process::thaw(old);
         until("everything is passed on", || self.said("what waited is passed on") > passed);
@@ -194,7 +183,7 @@ fn a_router_that_dies_before_it_is_prepared_costs_nothing_and_the_present_one_st
         // Whatever the next one comes to, it cannot come to act.
         process::freeze(router);
         hall.change();
-        let next = hall.next(router);
+        let next = hall.master.next_router(router);
         process::signal(next, Signal::KILL);
         until("it is given up", || hall.said("the next router does not take over") == death);
         process::thaw(router);
@@ -218,7 +207,7 @@ fn routers_that_die_while_they_are_told_who_waits_are_followed_by_another_that_i
     hall.change();
     hall.place.says("the router hands over");
     for again in 1..=2 {
-        let next = hall.next(old);
+        let next = hall.master.next_router(old);
         process::freeze(next);
         process::thaw(old);
         until("the one has been told of many", || {
@@ -239,7 +228,7 @@ fn a_router_that_stands_still_while_it_is_told_who_waits_is_followed_by_another(
     process::freeze(old);
     hall.change();
     hall.place.says("the router hands over");
-    let next = hall.next(old);
+    let next = hall.master.next_router(old);
     process::freeze(next);
     process::thaw(old);
     hall.place.says("it does not answer");
@@ -372,7 +361,7 @@ fn a_stop_while_a_router_takes_over_serves_who_waits_in_the_kernel_and_answers_e
         if twice {
             // The one that is to take over dies besides.
             hall.place.status();
-            process::signal(hall.next(old), Signal::KILL);
+            process::signal(hall.master.next_router(old), Signal::KILL);
         }
         let Hall { place, mut master, full, queued, halves, .. } = hall;
         master.workers();
@@ -406,7 +395,7 @@ fn five_routers_in_a_row_that_die_before_they_begin_end_the_program() {
     process::thaw(hall.master.pid());
     for death in 0..5 {
         if death > 0 {
-            next = hall.next(old);
+            next = hall.master.next_router(old);
         }
         process::signal(next, Signal::KILL);
         until("it is gone", || process::is_gone(next));

@@ -146,7 +146,7 @@ fn is_told(hall: &mut Stalled) -> (u32, u32) {
     let told = hall.said(HANDS_OVER);
     hall.order_change();
     until("it is asked to hand over", || hall.said(HANDS_OVER) > told);
-    let next = hall.next(old);
+    let next = hall.master.next_router(old);
     process::freeze(next);
     process::thaw(old);
     until("the one has been told of many", || {
