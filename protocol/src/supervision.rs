@@ -116,7 +116,11 @@ pub enum ToRouter {
     },
     /// What another router passes on comes from the packet's descriptor. `Begin` follows when that is
     /// all, or the other one has ended: until then workers are not spoken to and nobody is accepted.
-    TakeOver,
+    TakeOver {
+        /// So many ports of workers may follow: descriptors for them are not to be used up by what is
+        /// passed on.
+        ports: u32,
+    },
     /// Accept what is there, then nothing more; let every worker finish.
     Stop,
     /// Say [`FromRouter::Pong`].
@@ -204,6 +208,9 @@ pub enum ToRouter {
         /// Why.
         reason: String,
     },
+    /// A configuration that another has replaced, with listeners that it does not have: clients of theirs
+    /// may still be looked at, and go by this. For a router that takes over, before `Begin`.
+    Former(Setup),
 }
 
 /// What the router tells the supervisor.

@@ -55,6 +55,20 @@ pub(crate) enum ControlError {
     MissingDescriptor,
 }
 
+#[cfg(feature = "cli")]
+impl ControlError {
+    /// Whether it is about one message, and the next one may be read.
+    pub(crate) fn is_of_one_message(&self) -> bool {
+        match self {
+            Self::Decode(_) | Self::Kind(_) | Self::MissingDescriptor => true,
+            Self::Receive(error) => {
+                !matches!(error, ReceiveError::Closed | ReceiveError::System(_))
+            }
+            Self::Encode(_) | Self::Send(_) => false,
+        }
+    }
+}
+
 impl<Out: Serialize + Send + Sync + 'static, In: DeserializeOwned> ControlPort<Out, In> {
     /// Takes one end of a pair.
     ///

@@ -112,6 +112,10 @@ fn discard_list(list: Vec<Transferable>) {
     discard(strangers.collect());
 }
 
+/// Numbers below this one leave room for all that is added to them: at a million connections a second no
+/// worker is sent so many in a hundred thousand years.
+const LAST: u64 = 1 << 62;
+
 /// A worker said what it cannot have meant. Its port is closed and its process killed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Fault {
@@ -127,6 +131,9 @@ pub(crate) enum Fault {
     /// It has received more or less than the router before this one sent it.
     #[error("worker received sequences up to {received}, of up to {last} that were sent to it")]
     Received { received: u64, last: u64 },
+    /// It has received more than anybody can have sent.
+    #[error("worker received sequences up to {0}, and nobody sends so many")]
+    TooMany(u64),
 }
 
 /// An entry's place in the queue, which it keeps from when it was given to the worker until it is
@@ -188,12 +195,13 @@ impl Handoff {
     /// returns how many. Where processes share a port, each answers for itself.
     ///
     /// # Errors
-    /// [`Fault::Received`]: it cannot be so. Nothing has changed then.
+    /// [`Fault::Received`], [`Fault::TooMany`]: it cannot be so. Nothing has changed then.
     pub(crate) fn begin(&mut self, received: u64, open: u32, acks: Acks) -> Result<usize, Fault> {
         let last = self.next_sequence() - 1;
         let settled = match acks {
+            _ if received >= LAST => return Err(Fault::TooMany(received)),
             _ if self.offered == 0 => {
-                self.first = received.saturating_add(1);
+                self.first = received + 1;
                 0
             }
             Acks::Cumulative if received == last => self.acknowledge_up_to(received)?,
@@ -452,6 +460,16 @@ mod tests {
             Err(Fault::NeverOffered { sequence: 6, next: 6 })
         );
         assert_eq!(refuse(&mut handoff, 3, behind), Err(Fault::Twice(3)));
+    }
+
+    #[test]
+    fn a_number_that_leaves_no_room_for_others_is_not_believed() {
+        let mut handoff = Handoff::default();
+        assert_eq!(handoff.begin(u64::MAX, 0, Acks::Each), Err(Fault::TooMany(u64::MAX)));
+        assert_eq!(handoff.begin(LAST - 1, 0, Acks::Each), Ok(0));
+        handoff.push(Entry::new(Data::NONE, Cargo::List(Vec::new())));
+        handoff.sent(1, Instant::now(), "app-1", 1);
+        assert_eq!(handoff.acknowledge_up_to(LAST), Ok(1));
     }
 
     #[test]

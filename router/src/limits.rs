@@ -151,8 +151,11 @@ impl Limits {
         self.peers().known.iter().filter_map(ahead).collect()
     }
 
-    /// Takes what the router before this one has said of a peer.
+    /// Takes what the router before this one has said of a peer. Nobody has more ahead than a burst:
+    /// what is more would keep it out for longer than it can have used up.
     pub(crate) fn has_used(&self, network: Network, ahead: Duration, now: Instant) {
+        let Some(rate) = self.rate else { return };
+        let ahead = ahead.min(rate.ahead);
         let mut peers = self.peers();
         peers.make_room(network, now);
         if let Some(peer) = peers.place(network) {
@@ -359,6 +362,10 @@ mod tests {
             next.has_used(network, ahead, now + SECOND * 2);
         }
         assert_eq!(come(&next, now + SECOND * 2), 2);
+        let next = limits();
+        next.has_used(peer, Duration::MAX, now);
+        assert_eq!(come(&next, now), 0);
+        assert_eq!(come(&next, now + SECOND * 2), 2, "a burst at most was used up");
     }
 
     #[test]

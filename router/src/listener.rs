@@ -25,6 +25,8 @@ pub use self::bound::{Bound, ListenError, bind, bind_with, local_address};
 pub(crate) use self::dry::Dry;
 use self::path::SocketPath;
 use self::shortage::Shortage;
+#[cfg(feature = "cli")]
+pub(crate) use self::shortage::first_reserved;
 use crate::connection::Connection;
 use crate::inspect::PausedConnection;
 use crate::sys::peer;

@@ -2,6 +2,7 @@
 //! no capabilities, and opens nothing: listeners and ports come from the supervisor.
 
 mod change;
+mod estate;
 mod inheritance;
 mod listeners;
 mod passing;
@@ -19,6 +20,7 @@ use vestibule_protocol::port::SocketError;
 use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter, WorkerId, WorkerLoad};
 
 use self::change::Former;
+use self::estate::Bounds;
 use self::inheritance::Inheritance;
 use self::listeners::{Ended, Listeners};
 use self::succession::Successor;
@@ -133,6 +135,8 @@ struct Router {
     watching: JoinSet<u32>,
     /// Tables that others have replaced, and that may still decide about somebody.
     replaced: Vec<Former>,
+    /// Configurations of such tables, which the router before this one may name.
+    former: Vec<Setup>,
     /// Waits for one of them.
     deciding: JoinSet<()>,
     /// Pools that are no more, as soon as nothing comes for them from a listener that is no more.
@@ -172,6 +176,7 @@ impl Router {
             listeners: Listeners::default(),
             watching: JoinSet::new(),
             replaced: Vec::new(),
+            former: Vec::new(),
             deciding: JoinSet::new(),
             removed: Vec::new(),
             inheritance: None,
@@ -191,7 +196,7 @@ impl Router {
             tokio::select! {
                 message = control.recv() => match message {
                     // Another router may have more room.
-                    Ok(Some((ToRouter::Listener { .. } | ToRouter::Removed { .. } | ToRouter::HandOver { .. } | ToRouter::TakeOver, None))) => {
+                    Ok(Some((ToRouter::Listener { .. } | ToRouter::Removed { .. } | ToRouter::HandOver { .. } | ToRouter::TakeOver { .. }, None))) => {
                         return report(&ControlError::MissingDescriptor);
                     }
                     Ok(Some((ToRouter::Begin, _))) => self.begin().await,
@@ -251,7 +256,10 @@ impl Router {
                 let successor = descriptor.map(|channel| Successor { number, channel });
                 self.end = successor.map(End::HandOver);
             }
-            ToRouter::TakeOver => self.inheritance = descriptor.map(Inheritance::expect),
+            ToRouter::TakeOver { ports } => {
+                let bounds = Bounds::of(self.setup.epoch, ports);
+                self.inheritance = descriptor.map(|channel| Inheritance::expect(channel, bounds));
+            }
             ToRouter::Ping { number } => self.tell(FromRouter::Pong { number }),
             ToRouter::AskLoads { number } => self.tell(self.loads(number)),
             ToRouter::AskTrace { number, rejected, since, peer } => {
@@ -278,6 +286,7 @@ impl Router {
                 self.step_slot(worker, |core| core.drain(worker.slot, true));
                 self.switch.present().slots_changed();
             }
+            ToRouter::Former(setup) => self.former.push(setup),
             // Handled before, or said once.
             ToRouter::Setup(_) | ToRouter::Begin => {}
             other => self.ports.take(other, descriptor),
@@ -367,7 +376,7 @@ fn is_for_an_heir(message: &ToRouter) -> bool {
         ToRouter::Listener { .. }
             | ToRouter::Removed { .. }
             | ToRouter::Change(_)
-            | ToRouter::TakeOver
+            | ToRouter::TakeOver { .. }
             | ToRouter::Ping { .. }
     )
 }

@@ -138,6 +138,11 @@ pub struct PoolSettings {
     pub hand_back_to: Vec<String>,
 }
 
+impl PoolSettings {
+    /// Largest window: what every worker of a large machine answers in a second, a descriptor each.
+    pub const MOST_WINDOW: u32 = 65_536;
+}
+
 /// What a router needs to know before it drops its privileges and accepts.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Setup {
@@ -160,6 +165,8 @@ pub struct Setup {
     pub rules: Vec<RuleSetup>,
     /// What is asked before the rules.
     pub script: Option<ScriptSetup>,
+    /// Counts the configurations of a supervisor: one router names them to the next.
+    pub number: u64,
 }
 
 /// A routing script, as text: who sends it never runs it.
@@ -173,6 +180,15 @@ pub struct ScriptSetup {
     pub timeout: Duration,
     /// How much memory it may use, in bytes.
     pub memory: u64,
+}
+
+impl ScriptSetup {
+    /// Longest text, in bytes: a map of some ten thousand names fits several times.
+    pub const MOST_TEXT: usize = 1 << 20;
+    /// Longest time of one decision: every connection waits while a script runs.
+    pub const MOST_TIME: Duration = Duration::from_secs(1);
+    /// Most memory, in bytes.
+    pub const MOST_MEMORY: u64 = 1 << 30;
 }
 
 /// One pool.
@@ -274,6 +290,13 @@ pub struct InspectSetup {
     pub timeout: Duration,
     /// How many bytes are looked at.
     pub most: usize,
+}
+
+impl InspectSetup {
+    /// Longest time: who shows nothing for a minute has a connection that is open, and nothing to say.
+    pub const MOST_TIME: Duration = Duration::from_secs(60);
+    /// Most bytes: no server takes a larger head.
+    pub const MOST_BYTES: usize = 64 * 1024;
 }
 
 impl Default for InspectSetup {

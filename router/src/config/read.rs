@@ -8,6 +8,8 @@ mod test;
 
 use std::path::PathBuf;
 
+use vestibule_protocol::supervision::InspectSetup;
+
 use super::problem::Problem;
 use super::source::{Place, Sourced};
 use super::tree::{Item, Report, Section};
@@ -166,15 +168,14 @@ fn router(item: &Item<'_>, report: &mut Report) -> Option<Router> {
             "inspect-timeout",
             default.inspect_timeout.value,
             |item, report| {
-                let (least, most) =
-                    (std::time::Duration::from_millis(10), std::time::Duration::from_secs(60));
-                item.duration(report, DURATION, &(least..=most))
+                let least = std::time::Duration::from_millis(10);
+                item.duration(report, DURATION, &(least..=InspectSetup::MOST_TIME))
             },
         ),
         peek_max: table.or(report, "peek-max", default.peek_max.value, |item, report| {
             let takes = "a size, such as `\"16KiB\"`";
             let text = item.text(report, takes)?;
-            report.take(&item.place, values::size(text, &(1024..=64 * 1024)))
+            report.take(&item.place, values::size(text, &(1024..=InspectSetup::MOST_BYTES as u64)))
         }),
         user: table.optional(report, "user", account),
         max_attempts: table.or(

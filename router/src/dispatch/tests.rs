@@ -45,6 +45,7 @@ impl Hall {
             listeners: vec![listener],
             inspect,
             script: None,
+            number: 1,
             rules,
         };
         let (metrics, _memory) = Metrics::new().unwrap();

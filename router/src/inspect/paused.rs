@@ -139,7 +139,7 @@ impl PausedConnection {
         let Some(header) = scratch.get_mut(..length) else { return false };
         match rustix::net::recv(&self.descriptor, header, rustix::net::RecvFlags::DONTWAIT) {
             Ok((read, _)) => {
-                self.consumed += read as u64;
+                self.consumed = self.consumed.saturating_add(read as u64);
                 read == length
             }
             Err(_) => false,

@@ -68,6 +68,19 @@ impl Announced {
     /// Nothing.
     pub const NOTHING: Self = Self { tls: None, unique_id: None };
 
+    /// Bytes of all that was said. Of a name that is not known there is none.
+    pub fn length(&self) -> usize {
+        let tls = self.tls.as_ref().map_or(0, |hello| {
+            let name = hello.server_name.as_ref().known().map_or(0, |name| name.len());
+            let protocols = hello.alpn.as_ref().known();
+            // Each has its place, too, however short it is.
+            let place = size_of::<Box<[u8]>>();
+            let all = protocols.into_iter().flatten().map(|protocol| place + protocol.len());
+            name + all.sum::<usize>()
+        });
+        tls + self.unique_id.as_ref().map_or(0, |id| id.len())
+    }
+
     /// As it travels with the connection, to its worker and back.
     pub fn to_proxied(&self) -> Option<Box<Proxied>> {
         if *self == Self::NOTHING {

@@ -28,14 +28,14 @@ pub(super) struct Shortage {
 
 impl Shortage {
     pub(super) fn new() -> Self {
-        Self { reserved_from: reserved_from(limit()), stopped: false, told: false }
+        Self { reserved_from: first_reserved(), stopped: false, told: false }
     }
 
     /// A connection was accepted. Returns whether accepting goes on.
     pub(super) fn accepted(&mut self, connection: &OwnedFd) -> bool {
         if self.is_reserved(connection) {
             // The limit may have been raised meanwhile.
-            self.reserved_from = reserved_from(limit());
+            self.reserved_from = first_reserved();
             self.stopped = self.is_reserved(connection);
         }
         !self.stopped
@@ -74,8 +74,9 @@ impl Shortage {
     }
 }
 
-fn limit() -> Option<u64> {
-    rustix::process::getrlimit(Resource::Nofile).current
+/// Number of the first descriptor that is no connection's.
+pub(crate) fn first_reserved() -> u64 {
+    reserved_from(rustix::process::getrlimit(Resource::Nofile).current)
 }
 
 fn reserved_from(limit: Option<u64>) -> u64 {

@@ -77,9 +77,13 @@ impl Ports {
     /// read it.
     #[cfg(feature = "cli")]
     pub(crate) fn end_inheriting(&mut self) {
-        for (worker, legacy) in std::mem::take(&mut self.legacies) {
-            let count = legacy.unanswered.offers.len();
-            tracing::error!(?worker, count, "connections were sent to a worker that is not there");
+        let legacies = std::mem::take(&mut self.legacies);
+        if let Some(worker) = legacies.keys().next() {
+            let (workers, all) = (legacies.len(), legacies.values());
+            let count: usize = all.map(|legacy| legacy.unanswered.offers().len()).sum();
+            tracing::error!(?worker, workers, count, "connections were sent to who is not there");
+        }
+        for (worker, legacy) in legacies {
             if let Some(shared) = self.pools.get(&worker.pool) {
                 shared.step(|core| core.give_up(legacy.unanswered));
             }

@@ -12,15 +12,16 @@ use crate::pool::Shared;
 /// A table that another has replaced, and that may still decide about somebody.
 pub(super) struct Former {
     pub(super) table: Arc<Dispatch>,
-    /// What it was made of, for another router.
-    pub(super) setup: Setup,
+    /// The number of what it was made of, for another router.
+    pub(super) number: u64,
 }
 
 impl Router {
     /// Another configuration: pools and table at once, then listeners.
     pub(super) fn change(&mut self, setup: Setup) {
         let before = self.switch.present();
-        let former = Former { table: Arc::clone(&before), setup: self.setup.clone() };
+        let former = Former { table: Arc::clone(&before), number: self.setup.number };
+        let had: Vec<u32> = self.setup.listeners.iter().map(|listener| listener.id).collect();
         let mut again = setup.clone();
         if let Err(error) = self.become_as(setup) {
             // The supervisor has compiled the same rules, but never runs a script: the one before it
@@ -35,7 +36,7 @@ impl Router {
         let setup = &self.setup;
         self.listeners
             .dry_others(|id| setup.listeners.iter().any(|listener| listener.id == id), &before);
-        let gone = former.setup.listeners.iter().map(|listener| listener.id);
+        let gone = had.into_iter();
         let gone = gone.filter(|id| !setup.listeners.iter().any(|listener| listener.id == *id));
         // Of those that could not be accepted from nothing more will be said.
         for listener in gone.filter(|id| self.listeners.is_over(*id)) {
@@ -130,14 +131,15 @@ impl Router {
         for (listener, by, socket) in std::mem::take(&mut self.removed_listeners) {
             // Most went together.
             let former = match last.take() {
-                Some(former) if former.setup == by => Ok(former),
+                Some(former) if former.number == by.number => Ok(former),
                 before => {
                     self.replaced.extend(before);
-                    self.prepare_former(&by).map(|table| Former { table, setup: by })
+                    let number = by.number;
+                    self.prepare_former(&by).map(|table| Former { table, number })
                 }
             };
             let begun = former.map_err(|error| error.to_string()).and_then(|former| {
-                let mut all = former.setup.listeners.iter();
+                let mut all = by.listeners.iter();
                 let name = all.find(|known| known.id == listener).map(|known| known.name.as_str());
                 let begun = self.listeners.begin_dry(
                     listener,

@@ -14,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
 use tokio::time::timeout;
-use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter};
+use vestibule_protocol::supervision::{FromRouter, ToRouter};
 
 use super::passing::{self, Heard, Passed};
 use super::{End, Router};
@@ -46,8 +46,8 @@ struct Kept {
     /// What workers have not answered.
     legacies: Vec<Legacy>,
     present: LookedAt,
-    /// Of listeners that a reload has removed: what decides about them.
-    former: Vec<(Setup, LookedAt)>,
+    /// Of listeners that a reload has removed: the number of what decides about them.
+    former: Vec<(u64, LookedAt)>,
 }
 
 /// Whoever is looked at, by one table.
@@ -137,7 +137,7 @@ impl Router {
         // First who is looked at: afterwards nobody can be decided about and come to wait.
         let present = LookedAt::of(&self.switch.present());
         let former = self.replaced.drain(..).filter(|former| former.table.looks());
-        let former = former.map(|former| (former.setup, LookedAt::of(&former.table))).collect();
+        let former = former.map(|former| (former.number, LookedAt::of(&former.table))).collect();
         let mut waiting = Vec::new();
         for (id, pool) in self.ports.pools() {
             let entries = pool.step(|core| core.take_everything());
@@ -203,7 +203,7 @@ async fn say_all(channel: &ControlPort<Passed, Heard>, kept: &Kept) -> Result<us
     let mut count = kept.waiting.len();
     for legacy in &kept.legacies {
         channel.say(&passing::worker(legacy), None).await?;
-        for offer in &legacy.unanswered.offers {
+        for offer in legacy.unanswered.offers() {
             if let Some((passed, socket)) = passing::offered(offer, now) {
                 channel.say(&passed, Some(socket)).await?;
                 count += 1;
@@ -211,8 +211,8 @@ async fn say_all(channel: &ControlPort<Passed, Heard>, kept: &Kept) -> Result<us
         }
     }
     count += say_looked_at(channel, &kept.present).await?;
-    for (setup, looked_at) in &kept.former {
-        channel.say(&Passed::Former(Box::new(setup.clone())), None).await?;
+    for (number, looked_at) in &kept.former {
+        channel.say(&Passed::Former { number: *number }, None).await?;
         count += say_looked_at(channel, looked_at).await?;
     }
     channel.say(&Passed::All, None).await?;

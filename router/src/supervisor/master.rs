@@ -7,6 +7,7 @@
 //! `status` what is answered.
 
 mod administer;
+pub(crate) mod former;
 pub mod plan;
 mod pools;
 mod reload;
@@ -30,6 +31,7 @@ use vestibule_protocol::supervision::{
     Exit, FromRouter, InspectSetup, RuleSetup, ScriptSetup, ToRouter, TraceEntry,
 };
 
+use self::former::FormerSetups;
 pub use self::plan::{Layout, ListenerPlan, Plan, PoolPlan, Present, Source};
 use self::pools::{Listening, Numbers, Pool};
 use self::reload::Trying;
@@ -137,6 +139,10 @@ struct Master {
     /// The service manager was told of a reload and waits for its end.
     reloading: bool,
     epoch: u16,
+    /// Counts the configurations.
+    number: u64,
+    /// Those that another has replaced, while clients may go by them.
+    former: FormerSetups,
     /// Routers in a row that ended before they accepted.
     failures: u32,
     /// When the next router is started, if there is none.
@@ -235,6 +241,8 @@ impl Master {
             reload_wanted: false,
             reloading: false,
             epoch: 0,
+            number: 1,
+            former: FormerSetups::default(),
             failures: 0,
             restart_at: Instant::now(),
             announced: false,

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use vestibule_protocol::supervision::PoolSettings;
+
 use super::super::problem::Problem;
 use super::super::source::{Origin, Sourced};
 use super::super::tree::{Item, Report, Section};
@@ -64,7 +66,7 @@ pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<Pool> {
             }
         }),
         handoff_window: table.or(report, "handoff-window", 64, |item, report| {
-            item.count(report, NUMBER, 1..=65_536)
+            item.count(report, NUMBER, 1..=PoolSettings::MOST_WINDOW)
         }),
         queue: queue(&table, report),
         start_timeout: timeout(report, "start-timeout", 25, some),

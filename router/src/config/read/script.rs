@@ -5,13 +5,15 @@ use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
 
+use vestibule_protocol::supervision::ScriptSetup;
+
 use super::super::problem::Problem;
 use super::super::tree::{Item, Report};
 use super::super::types::Script;
 use super::super::values;
 
-/// Longest script, in bytes: a map of some ten thousand names fits several times.
-const LONGEST: u64 = 1 << 20;
+/// Longest script, in bytes.
+const LONGEST: u64 = ScriptSetup::MOST_TEXT as u64;
 
 /// The text is read and never run here.
 pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<Script> {
@@ -40,12 +42,11 @@ fn contents(path: &Path) -> Result<String, String> {
 }
 
 pub(super) fn timeout(item: &Item<'_>, report: &mut Report) -> Option<Duration> {
-    // Every connection waits while a script runs.
-    let range = Duration::from_millis(1)..=Duration::from_secs(1);
+    let range = Duration::from_millis(1)..=ScriptSetup::MOST_TIME;
     item.duration(report, super::DURATION, &range)
 }
 
 pub(super) fn memory(item: &Item<'_>, report: &mut Report) -> Option<u64> {
     let text = item.text(report, "a size, such as `\"16MiB\"`")?;
-    report.take(&item.place, values::size(text, &((1 << 20)..=(1 << 30))))
+    report.take(&item.place, values::size(text, &((1 << 20)..=ScriptSetup::MOST_MEMORY)))
 }

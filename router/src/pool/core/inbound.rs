@@ -229,7 +229,8 @@ impl Core {
         if refusal.reason != RefusalReason::BehindMissing {
             entry.tried.push(slot);
         }
-        entry.attempts += u32::from(refusal.reason.counts_as_attempt());
+        let counts = u32::from(refusal.reason.counts_as_attempt());
+        entry.attempts = entry.attempts.saturating_add(counts);
         self.refresh(slot);
         self.move_on(slot, entry, UndeliveredReason::Refused(refusal.reason), false);
         Ok(())

@@ -171,7 +171,7 @@ impl Core {
             self.event(slot, WorkerEvent::Error(error));
         }
         for mut entry in offered {
-            entry.attempts += 1;
+            entry.attempts = entry.attempts.saturating_add(1);
             if shared {
                 self.end_touched(slot, entry);
             } else {

@@ -93,8 +93,8 @@ impl Core {
 
     /// Closes what was sent to a worker of which nobody knows: it may have read it.
     pub(crate) fn give_up(&mut self, unanswered: Unanswered) {
-        for offer in unanswered.offers {
-            self.end_touched(0, offer.entry);
+        for entry in unanswered.into_entries() {
+            self.end_touched(0, entry);
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use tokio::time::Instant;
 use vestibule_protocol::supervision::{
     ListenerSetup, PoolSetup, Setup, SlotMode, SlotSetup, ToRouter,
 };
@@ -182,9 +183,10 @@ impl Master {
         let Layout { listeners, pools, inspect, rules, routes, script, router_identity, admin } =
             layout;
         let mut differences = Vec::new();
-        let former = self.setup();
+        let before = self.setup();
+        self.number += 1;
         let old = std::mem::take(&mut self.listeners);
-        self.listeners = self.listen_on(old, listeners, former, &mut differences);
+        self.listeners = self.listen_on(old, listeners, before.clone(), &mut differences);
         let steps = self.adopt(pools, &mut differences);
         tell_routes(&self.routes, &routes, &mut differences);
         self.inspect = inspect;
@@ -198,7 +200,9 @@ impl Master {
             differences.push("admin socket: another path, from the next start on".to_owned());
             self.admin_path = admin;
         }
-        self.tell_router(ToRouter::Change(self.setup()));
+        let setup = self.setup();
+        self.former.keep(before, &setup, Instant::now());
+        self.tell_router(ToRouter::Change(setup));
         for step in steps {
             match step {
                 Step::Resize(pool, workers) => self.resize(pool, workers),

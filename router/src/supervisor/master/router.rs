@@ -174,6 +174,7 @@ impl Master {
             inspect: self.inspect,
             rules: self.rules.clone(),
             script: self.script.clone(),
+            number: self.number,
         }
     }
 }

@@ -206,7 +206,10 @@ impl Master {
         }
         // The present one leaves them where they are.
         removed::tell(&next.router, removed);
-        next.router.tell(ToRouter::TakeOver, Some(other));
+        // One for each slot, and as many again: those who are dead by then have theirs still.
+        let ports = 2 * self.table.records().count();
+        let ports = u32::try_from(ports).unwrap_or(u32::MAX);
+        next.router.tell(ToRouter::TakeOver { ports }, Some(other));
         router.tell(ToRouter::HandOver { number: next.number }, Some(one));
         next.router.answered();
         next.handing_over = Some(0);
@@ -299,6 +302,9 @@ impl Master {
         self.identity = identity;
         router.answered();
         router.tell(ToRouter::Change(self.setup()), None);
+        for former in self.former.young(Instant::now()) {
+            router.tell(ToRouter::Former(former.clone()), None);
+        }
         for (message, port) in self.table.snapshot() {
             router.tell(message, port);
         }
