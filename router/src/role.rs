@@ -21,6 +21,8 @@ use vestibule_protocol::supervision::{FromRouter, Setup, ToRouter, WorkerId, Wor
 
 use self::change::Former;
 use self::estate::Bounds;
+#[cfg(fuzzing)]
+pub use self::estate::fuzzing;
 use self::inheritance::Inheritance;
 use self::listeners::{Ended, Listeners};
 use self::succession::Successor;

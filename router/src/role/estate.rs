@@ -180,5 +180,7 @@ impl Estate {
     }
 }
 
+#[cfg(fuzzing)]
+pub mod fuzzing;
 #[cfg(test)]
 mod tests;

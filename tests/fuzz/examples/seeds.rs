@@ -47,6 +47,9 @@ fn main() -> io::Result<()> {
     for (name, bytes) in messages() {
         write("codec", &name, &bytes)?;
     }
+    for (name, bytes) in changes() {
+        write("passed", name, &bytes)?;
+    }
     Ok(())
 }
 
@@ -282,6 +285,77 @@ fn packet_less(write: impl FnOnce(&mut Vec<u8>)) -> Vec<u8> {
 }
 
 /// The types as `targets/codec.rs` numbers them.
+/// Planned changes of the router: what comes along with each message, its length, and the message. The
+/// types are the router's own and nobody else's, so they are said here as bincode does: a variant's number,
+/// and then its fields.
+fn changes() -> Vec<(&'static str, Vec<u8>)> {
+    fn known(by: Option<&str>, prefix: &[u8]) -> impl Serialize {
+        let mut known = Vec::new();
+        let by = by.map(|by| Box::new(by.into()));
+        ConnectionInfo { handed_back_by: by, ..info(Some("192.0.2.7:50000")) }.encode(&mut known);
+        (known, 1u8, b"{}".to_vec(), prefix.to_vec(), u8::from(!prefix.is_empty()), 0u64, 9u64)
+    }
+    fn decided(affinity: Option<(u32, &str)>) -> impl Serialize {
+        (
+            known(None, b""),
+            1u32,
+            vec![0u32, 2],
+            false,
+            affinity.map(|(kind, key)| (kind, key.to_owned())),
+            Some(Vec::<u8>::new()),
+        )
+    }
+    fn said(along: u8, message: &impl Serialize) -> Vec<u8> {
+        let message = encode(Codec::Bincode, message).into_bytes();
+        let [low, high] = u16::try_from(message.len()).expect("a short one").to_le_bytes();
+        [&[along, low, high], &*message].concat()
+    }
+    let second = Duration::from_secs(1);
+    let waiting = said(1, &(0u32, 1u32, decided(Some((0, "key")))));
+    let worker = |slot: u32, next: u64| said(0, &(1u32, 1u32, slot, 0u32, true, false, next, 2u64));
+    let offered = |sequence: u64, epoch: u16| {
+        said(
+            1,
+            &(
+                2u32,
+                sequence,
+                second,
+                sequence.is_multiple_of(2),
+                epoch,
+                decided(Some((1, "app-1"))),
+            ),
+        )
+    };
+    let former = |number: u64| said(0, &(3u32, number));
+    let announced = Some((None::<u8>, Some(b"id".to_vec())));
+    let inspected = said(1, &(4u32, 2u32, known(Some("app-1"), b"GET /"), true, announced, second));
+    let peers: Vec<(u32, std::net::IpAddr, Duration)> =
+        vec![(1, [192, 0, 2, 7].into(), second), (1, std::net::Ipv6Addr::LOCALHOST.into(), second)];
+    let used = said(0, &(5u32, peers));
+    let all = said(0, &6u32);
+    let offers =
+        |numbers: &[u64]| numbers.iter().flat_map(|it| offered(*it, 1)).collect::<Vec<_>>();
+    vec![
+        ("waiting", [waiting.clone(), waiting.clone(), all.clone()].concat()),
+        ("offered", [worker(0, 9), offers(&[3, 4, 7]), worker(1, 70), offers(&[60, 69])].concat()),
+        (
+            "far-apart",
+            [worker(0, u64::MAX >> 2), offers(&[1]), worker(1, 101), offers(&[1, 2])].concat(),
+        ),
+        (
+            "out-of-order",
+            [offers(&[1]), worker(0, 5), offers(&[4, 2, 4, 5, 0]), offered(1, 7)].concat(),
+        ),
+        ("twice", [worker(0, 5), offers(&[1]), worker(0, 5), offers(&[2])].concat()),
+        ("inspected", [used.clone(), inspected.clone(), former(3), used, inspected, all].concat()),
+        ("former", (0..5).flat_map(former).collect()),
+        (
+            "without-a-socket",
+            [vec![0], waiting[1..].to_vec(), vec![3], waiting[1..].to_vec()].concat(),
+        ),
+    ]
+}
+
 fn messages() -> Vec<(String, Vec<u8>)> {
     let job = Job {
         id: u64::MAX,
