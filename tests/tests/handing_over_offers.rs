@@ -80,6 +80,8 @@ fn what_a_worker_refuses_after_a_change_that_it_was_sent_before_goes_to_others()
     let _turn = turn();
     let mut hall = Stalled::start(Setting { way: "serve", ..Setting::of(WORKER) });
     hall.change();
+    // Else it is the only one for a while, and is asked again what it has refused.
+    hall.pool_serves();
     process::limit_descriptors(hall.stalled, ROOM);
     process::thaw(hall.stalled);
     let by_others = Cell::new(0);
