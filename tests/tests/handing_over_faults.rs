@@ -299,7 +299,7 @@ fn a_router_whose_predecessor_dies_when_it_is_told_who_waits_acts_on_what_has_co
     process::freeze(old);
     hall.change();
     hall.place.says("the router hands over");
-    let next = hall.next(old);
+    let next = hall.master.next_router(old);
     process::freeze(next);
     process::thaw(old);
     until("it has been told of many", || {
