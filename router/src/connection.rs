@@ -4,7 +4,6 @@ use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
-#[cfg(feature = "cli")]
 use vestibule_protocol::envelope::{PassedConnection, Transferable};
 use vestibule_protocol::{ConnectionInfo, Data};
 
