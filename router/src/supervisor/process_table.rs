@@ -278,7 +278,7 @@ impl ProcessTable {
                 #[cfg(feature = "cli")]
                 {
                     record.started = Instant::now();
-                    record.wear = Wear { jitter: random(), ..Wear::default() };
+                    record.wear = Wear::begin();
                 }
                 if record.retired {
                     // Its retirement met it between two processes.
@@ -409,12 +409,4 @@ impl ProcessTable {
         self.reports.close();
         while self.tasks.join_next().await.is_some() {}
     }
-}
-
-/// A number that nobody foretells, from the seed that the standard library gives its hash tables.
-#[cfg(feature = "cli")]
-fn random() -> u16 {
-    use std::hash::{BuildHasher, Hasher};
-    // Any part of it is as good as another.
-    std::collections::hash_map::RandomState::new().build_hasher().finish() as u16
 }

@@ -248,23 +248,7 @@ impl Record {
         if self.phase != Phase::Ready {
             return None;
         }
-        // Up to a tenth less, each process its own.
-        let part =
-            |whole: u64| whole - (whole / 10).saturating_mul(self.wear.jitter.into()) / 65_536;
-        let served = self.wear.served_before + self.wear.served;
-        let age = u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX);
-        let most = |bound: Duration| part(u64::try_from(bound.as_millis()).unwrap_or(u64::MAX));
-        if bounds.max_age.is_some_and(|bound| age >= most(bound)) {
-            return Some("max-age");
-        }
-        if bounds.max_served.is_some_and(|bound| served >= part(bound).max(1)) {
-            return Some("max-connections-served");
-        }
-        let memory = bounds.max_memory.filter(|bound| {
-            self.pid
-                .and_then(crate::sys::process::resident)
-                .is_some_and(|used| used >= part(*bound))
-        });
-        memory.map(|_| "max-memory")
+        let memory = || self.pid.and_then(crate::sys::process::resident);
+        self.wear.used_up(self.started.elapsed(), memory, bounds)
     }
 }

@@ -3,6 +3,8 @@
 use std::os::fd::OwnedFd;
 #[cfg(feature = "cli")]
 use std::sync::Arc;
+#[cfg(feature = "cli")]
+use std::time::Duration;
 use std::time::Instant;
 
 use tokio::sync::mpsc;
@@ -13,7 +15,7 @@ use super::super::life::Order;
 use super::super::output::Tail;
 use super::super::unburied::Unburied;
 #[cfg(feature = "cli")]
-use crate::options::WorkerOptions;
+use crate::options::{Recycle, WorkerOptions};
 
 /// Where a slot is in its life, for a person.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -138,4 +140,89 @@ pub(crate) struct Wear {
     pub(crate) served: u64,
     /// Part of each bound that is not used, so that equal workers do not end together: of 65,536.
     pub(crate) jitter: u16,
+}
+
+#[cfg(feature = "cli")]
+impl Wear {
+    /// Of a process that begins.
+    pub(super) fn begin() -> Self {
+        use std::hash::{BuildHasher, Hasher};
+        // Any part of it is as good as another.
+        let random = std::collections::hash_map::RandomState::new().build_hasher().finish();
+        Self { jitter: random as u16, ..Self::default() }
+    }
+
+    /// What is used up of its bounds, as the key that sets it, of a process of this age. Its memory is
+    /// asked for last.
+    pub(crate) fn used_up(
+        &self,
+        age: Duration,
+        memory: impl FnOnce() -> Option<u64>,
+        bounds: &Recycle,
+    ) -> Option<&'static str> {
+        let milliseconds = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+        let is_over = |used: u64, bound: u64| used >= self.part(bound);
+        let served = self.served_before + self.served;
+        let max_age = bounds.max_age.map(milliseconds);
+        if max_age.is_some_and(|bound| is_over(milliseconds(age), bound)) {
+            return Some("max-age");
+        }
+        if bounds.max_served.is_some_and(|bound| served > 0 && is_over(served, bound)) {
+            return Some("max-connections-served");
+        }
+        let bound = bounds.max_memory?;
+        memory().is_some_and(|used| is_over(used, bound)).then_some("max-memory")
+    }
+
+    /// Up to a tenth less, for each process its own.
+    fn part(&self, whole: u64) -> u64 {
+        whole - (whole / 10).saturating_mul(self.jitter.into()) / 65_536
+    }
+}
+
+#[cfg(all(test, feature = "cli"))]
+mod tests {
+    use super::*;
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const BOUNDS: Recycle =
+        Recycle { max_age: Some(HOUR), max_served: Some(1000), max_memory: Some(1 << 30) };
+
+    fn used_up(wear: &Wear, age: Duration, memory: u64) -> Option<&'static str> {
+        wear.used_up(age, || Some(memory), &BOUNDS)
+    }
+
+    #[test]
+    fn workers_that_began_together_are_not_worn_together() {
+        let (last, first) = (Wear::default(), Wear { jitter: u16::MAX, ..Wear::default() });
+        for (age, memory, served, word) in [
+            (HOUR * 95 / 100, 0, 0, "max-age"),
+            (HOUR / 2, 0, 950, "max-connections-served"),
+            (HOUR / 2, (1 << 30) * 95 / 100, 0, "max-memory"),
+        ] {
+            assert_eq!(used_up(&Wear { served, ..last }, age, memory), None, "{word}");
+            assert_eq!(used_up(&Wear { served, ..first }, age, memory), Some(word));
+            let age = age.mul_f64(0.9);
+            let (served, memory) = (served * 9 / 10, memory * 9 / 10);
+            assert_eq!(used_up(&Wear { served, ..first }, age, memory), None, "{word}: a tenth");
+        }
+        assert_eq!(used_up(&last, HOUR, 0), Some("max-age"));
+    }
+
+    #[test]
+    fn each_process_has_a_part_of_its_own() {
+        let jitters: std::collections::BTreeSet<u16> =
+            (0..64).map(|_| Wear::begin().jitter).collect();
+        assert!(jitters.len() > 32, "{jitters:?}");
+    }
+
+    #[test]
+    fn a_bound_of_one_connection_is_one() {
+        let bounds = Recycle { max_age: None, max_served: Some(1), max_memory: None };
+        let worn = |served| {
+            let wear = Wear { served, jitter: u16::MAX, ..Wear::default() };
+            wear.used_up(HOUR, || None, &bounds)
+        };
+        assert_eq!((worn(0), worn(1)), (None, Some("max-connections-served")));
+    }
 }
