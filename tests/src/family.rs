@@ -27,6 +27,8 @@ pub struct Family {
     pub supervisor: Usage,
     /// The router, if there is one.
     pub router: Option<Usage>,
+    /// How many routers there are: several while one takes over from another.
+    pub routers: usize,
     /// All others below the supervisor, whoever started them: their names.
     pub others: Vec<String>,
     /// Open descriptors of all others together.
@@ -47,6 +49,7 @@ impl Family {
         Self {
             supervisor: usage(supervisor).expect("a supervisor"),
             router: routers.first().and_then(|router| usage(*router)),
+            routers: routers.len(),
             others,
             descriptors: usages.iter().filter_map(|usage| usage.descriptors).sum(),
             memory: usages.iter().map(|usage| usage.memory).sum(),
@@ -84,6 +87,7 @@ impl Family {
             (before, now) => before.is_some() == now.is_some(),
         };
         router
+            && self.routers == now.routers
             && self.supervisor.covers(now.supervisor, slack)
             && self.others == now.others
             && now.descriptors <= self.descriptors

@@ -51,8 +51,9 @@ struct Tally {
 }
 
 impl Tally {
+    /// Without what websockets said.
     fn requests(&self) -> u64 {
-        [&self.short, &self.kept, &self.uploads, &self.pieces, &self.echoes]
+        [&self.short, &self.kept, &self.uploads, &self.pieces]
             .map(|count| count.load(Ordering::Relaxed))
             .iter()
             .sum()
@@ -458,7 +459,7 @@ fn nobody_fails_while_everything_changes() {
     let status = administrator.status();
     let get = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
     println!(
-        "{} requests in {:.0} s: {} short, {} kept alive, {} slow uploads, {} heads in two pieces, \
+        "{} requests in {:.0} s: {} short, {} kept alive, {} slow uploads, {} heads in two pieces; \
          {} websocket messages; \
          changes: {made:?}; routers: {}; answers that said `close`: {}; retries by RFC 9112 9.3.1: \
          {}; websockets closed with 1001: {}; failures: {}",
@@ -476,6 +477,7 @@ fn nobody_fails_while_everything_changes() {
         get(&tally.failures),
     );
     assert_eq!(get(&tally.failures), 0, "{}", tail(&place.said()));
+    assert!(get(&tally.said_close) > 0, "no answer of a draining worker said that it is the last");
     assert!(get(&tally.closed_with_1001) > 0, "no websocket saw a worker end");
     if root {
         assert!(status["router"]["epoch"].as_u64() > Some(1), "no router took over");
