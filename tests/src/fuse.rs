@@ -85,8 +85,13 @@ impl Sleepy {
         check(unsafe { libc::unshare(libc::CLONE_NEWNS) })?;
         let none = std::ptr::null();
         // SAFETY: the path is a string, and there is nothing else to read.
-        check(unsafe {
+        let private = check(unsafe {
             libc::mount(none, c"/".as_ptr(), none, libc::MS_REC | libc::MS_PRIVATE, none.cast())
+        });
+        // Below chroot(2) `/` is no mount: then others may see this one until it is unmounted.
+        private.or_else(|error| match error.raw_os_error() {
+            Some(libc::EINVAL) => Ok(()),
+            _ => Err(error),
         })?;
         // SAFETY: four strings that outlive the call.
         check(unsafe {
