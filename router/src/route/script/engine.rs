@@ -87,8 +87,8 @@ pub enum Verdict<S> {
 enum End {
     /// The handler has returned, and waits for nothing.
     Done,
-    /// It waits for the client's bytes.
-    Waits,
+    /// It waits for these of the client's bytes.
+    Waits(Wants),
     Failed(Failure),
 }
 
@@ -268,7 +268,7 @@ impl<S: Subject> Engine<S> {
                 }
             }
             match handles.waiting.has(ticket) {
-                true => End::Waits,
+                true => End::Waits(handles.waiting.wants(ticket)),
                 false => End::Done,
             }
         })
@@ -294,10 +294,10 @@ impl<S: Subject> Engine<S> {
 
     fn conclude(&mut self, ticket: Ticket, end: End) -> Verdict<S> {
         self.leave_alone_if_far_over(&end);
-        if matches!(end, End::Waits)
+        if let End::Waits(wants) = end
             && let Some(subject) = self.book.lend(ticket)
         {
-            let ticket = Ticket { wants: self.wants(ticket), ..ticket };
+            let ticket = Ticket { wants, ..ticket };
             return Verdict::Waits(subject, ticket);
         }
         if !matches!(end, End::Done) {
@@ -317,7 +317,7 @@ impl<S: Subject> Engine<S> {
                     outcome.unwrap_or(Outcome::Failed)
                 }
             },
-            (End::Done | End::Waits, outcome) => {
+            (End::Done | End::Waits(_), outcome) => {
                 self.switch.worked();
                 outcome.unwrap_or(Outcome::Undecided)
             }
@@ -350,13 +350,6 @@ impl<S: Subject> Engine<S> {
         if let Some(count) = self.failures.note(failure).filter(|_| !self.quiet) {
             tracing::warn!(count, "{failure}");
         }
-    }
-
-    fn wants(&self, ticket: Ticket) -> Wants {
-        let wants = |context: &Context| {
-            context.with(|ctx| Handles::of(&ctx).map(|handles| handles.waiting.wants(ticket)))
-        };
-        self.context.as_ref().and_then(|context| wants(context).ok()).unwrap_or_default()
     }
 
     fn drop_waiting(&self, ticket: Ticket) {
