@@ -6,7 +6,7 @@
 //!
 //! A turn's begin is read from the clock that the kernel only moves on at its ticks (clock_gettime(2),
 //! `CLOCK_MONOTONIC_COARSE`): that costs a hundredth of a decision. Nobody's time is cut short for that; it
-//! may be a tick longer.
+//! may be a tick longer. And the thread must have worked: who got no processor meanwhile has used up nothing.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -29,6 +29,8 @@ struct Shared {
     /// What this turn may take.
     limit: AtomicU64,
     expired: AtomicBool,
+    /// What the thread had worked when this turn's time was first seen to be over; 0: it was not.
+    late: AtomicU64,
     /// Between two moments of the coarse clock.
     tick: u64,
     /// When the reference was read.
@@ -53,10 +55,37 @@ impl Default for Clock {
             begun: AtomicU64::new(0),
             limit: AtomicU64::new(0),
             expired: AtomicBool::new(false),
+            late: AtomicU64::new(0),
             tick: nanoseconds(clock_getres(ClockId::MonotonicCoarse)),
             referred: AtomicU64::new(0),
             reference: Mutex::new(None),
         }))
+    }
+}
+
+/// What the thread has worked counts, too: a router that was paused meanwhile, or got no processor, has
+/// done nothing wrong.
+impl Shared {
+    /// Whether this turn has surely worked for so long, as its thread has worked so much.
+    fn has_worked(&self, now: u64, least: u64) -> bool {
+        let reference = *self.reference.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(Reference { thread, worked }) = reference else { return false };
+        // Before it began the thread may have worked all the time since the reference.
+        let begun = self.begun.load(Ordering::Relaxed);
+        let before = begun.saturating_sub(self.referred.load(Ordering::Relaxed)) + self.tick;
+        let worked = now.saturating_sub(worked).saturating_sub(before);
+        thread == std::thread::current().id() && worked >= least
+    }
+
+    /// Whether a turn whose time is over has worked for it. What it had worked before that was first
+    /// seen may not be known: then it has the same time once more.
+    fn is_to_blame(&self, limit: u64) -> bool {
+        let now = read(ClockId::ThreadCPUTime);
+        let late = self.late.load(Ordering::Relaxed);
+        if late == 0 {
+            self.late.store(now.max(1), Ordering::Relaxed);
+        }
+        self.has_worked(now, limit) || late != 0 && now.saturating_sub(late) >= limit
     }
 }
 
@@ -69,6 +98,7 @@ impl Clock {
         shared.begun.store(now, Ordering::Relaxed);
         shared.limit.store(limit, Ordering::Relaxed);
         shared.expired.store(false, Ordering::Relaxed);
+        shared.late.store(0, Ordering::Relaxed);
         if now.saturating_sub(shared.referred.load(Ordering::Relaxed)) >= REFERENCE {
             shared.referred.store(now, Ordering::Relaxed);
             let reference = Reference {
@@ -84,8 +114,7 @@ impl Clock {
         self.0.expired.load(Ordering::Relaxed)
     }
 
-    /// Whether this turn, which ends, has taken its time over and over. What the thread has worked
-    /// counts: a router that was paused meanwhile, or got no processor, has done nothing wrong.
+    /// Whether this turn, which ends, has taken its time over and over.
     pub(super) fn is_far_over(&self) -> bool {
         let shared = &*self.0;
         let begun = shared.begun.load(Ordering::Relaxed);
@@ -93,12 +122,7 @@ impl Clock {
         if read(ClockId::MonotonicCoarse).saturating_sub(begun) < far {
             return false;
         }
-        let reference = *shared.reference.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(Reference { thread, worked }) = reference else { return false };
-        // Before it began the thread may have worked all the time since the reference.
-        let before = begun.saturating_sub(shared.referred.load(Ordering::Relaxed)) + shared.tick;
-        let worked = read(ClockId::ThreadCPUTime).saturating_sub(worked);
-        thread == std::thread::current().id() && worked.saturating_sub(before) >= far
+        shared.has_worked(read(ClockId::ThreadCPUTime), far)
     }
 
     /// What QuickJS calls: whether the script is to end, in a way that it cannot catch.
@@ -108,7 +132,7 @@ impl Clock {
             let elapsed =
                 read(ClockId::Monotonic).saturating_sub(shared.begun.load(Ordering::Relaxed));
             let limit = shared.limit.load(Ordering::Relaxed);
-            let over = elapsed >= limit.saturating_add(shared.tick);
+            let over = elapsed >= limit.saturating_add(shared.tick) && shared.is_to_blame(limit);
             if over {
                 shared.expired.store(true, Ordering::Relaxed);
             }
@@ -124,4 +148,31 @@ fn read(clock: ClockId) -> u64 {
 /// No clock that is read here is negative.
 fn nanoseconds(time: Timespec) -> u64 {
     Duration::try_from(time).map_or(0, |time| u64::try_from(time.as_nanos()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIMIT: Duration = Duration::from_millis(5);
+
+    fn work(time: Duration) {
+        let end = read(ClockId::ThreadCPUTime) + nanoseconds(Timespec::try_from(time).unwrap());
+        while read(ClockId::ThreadCPUTime) < end {
+            std::hint::spin_loop();
+        }
+    }
+
+    #[test]
+    fn who_got_no_processor_has_not_used_up_the_time() {
+        let clock = Clock::default();
+        let mut is_over = clock.handler();
+        clock.begin(LIMIT);
+        std::thread::sleep(20 * LIMIT);
+        assert!(!is_over() && !clock.expired());
+        work(LIMIT);
+        assert!(is_over() && clock.expired());
+        clock.begin(LIMIT);
+        assert!(!is_over(), "another turn");
+    }
 }
