@@ -13,6 +13,7 @@
 //! - [`master`]: the program itself, with its router and its workers; [`place`]: its files;
 //! - [`scene`]: the program with a pool that fails and one that has nothing to do with it;
 //!   [`load`]: clients that come again and again; [`family`]: what all its processes have;
+//! - [`scripting`]: the program with a routing script;
 //! - [`stalled`]: the program with a worker that does not answer, while routers change;
 //! - [`memory`]: an allocator that counts, and a crowd of clients;
 //! - [`refuse`]: a system that forbids something;
@@ -43,6 +44,7 @@ pub mod point_07_what_was_transferred_cannot_be_used_afterwards;
 pub mod process;
 pub mod refuse;
 pub mod scene;
+pub mod scripting;
 pub mod sockets;
 pub mod stalled;
 pub mod user;

@@ -1,4 +1,4 @@
-//! Routing scripts in the running program: the examples, and scripts that do harm.
+//! Routing scripts in the running program: the examples, reloads, and what they are told of clients.
 
 #![allow(
     clippy::unwrap_used,
@@ -8,84 +8,20 @@
     reason = "a test fails by panicking"
 )]
 
-use std::net::IpAddr;
 use std::process::Command;
-use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::json;
 use vestibule_tests::files::Folder;
-use vestibule_tests::load::Load;
-use vestibule_tests::master::{Master, vestibule};
-use vestibule_tests::place::Place;
+use vestibule_tests::master::vestibule;
+use vestibule_tests::scripting::{EXAMPLES, ONE_POOL, Run, field};
 use vestibule_tests::world::until;
 use vestibule_tests::{Client, Response};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
-const EXAMPLES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/scripts");
-
-/// A run of a configuration in a folder of its own, on a free port.
-struct Run {
-    master: Master,
-    place: Place,
-}
-
-impl Run {
-    fn example(name: &str) -> Self {
-        let read = |file: &str| std::fs::read_to_string(format!("{EXAMPLES}/{name}/{file}"));
-        Self::of(&read("vestibule.toml").unwrap(), &read("route.js").unwrap())
-    }
-
-    fn of(config: &str, script: &str) -> Self {
-        let place = Place::new();
-        place.write("route.js", script);
-        let mut command = place.vestibule(WORKER);
-        command.arg(place.config(&config.replace("127.0.0.1:8080", "127.0.0.1:0")));
-        Self { master: Master::launch(command), place }
-    }
-
-    fn rewrite(&self, script: &str) {
-        self.place.write("route.js", script);
-    }
-
-    fn client(&self, from: &str) -> Client {
-        Client::connect_from(from.parse::<IpAddr>().unwrap(), self.master.address())
-    }
-
-    fn get(&self, from: &str) -> Response {
-        self.client(from).get("/")
-    }
-
-    /// The worker that answers a client of this address.
-    fn worker(&self, from: &str) -> String {
-        field(&self.get(from), "worker")
-    }
-
-    fn stop(self) {
-        self.master.stop();
-    }
-}
-
-fn field(response: &Response, name: &str) -> String {
-    let text = response.text();
-    let found = text.split("; ").find_map(|part| part.strip_prefix(name)?.strip_prefix('='));
-    found.unwrap_or_else(|| panic!("no {name} in {text:?}")).trim().to_owned()
-}
-
-const ONE_POOL: &str = r#"
-[router]
-script = "route.js"
-[[listener]]
-name = "web"
-address = "127.0.0.1:8080"
-[[pool]]
-name = "app"
-command = "demo"
-workers = 2
-"#;
 
 #[test]
 fn the_article_s_master_sends_an_address_to_the_worker_of_its_sum() {
-    let run = Run::example("master");
+    let run = Run::example(WORKER, "master");
     for (from, worker) in [
         ("127.0.0.1", "app-4"),
         ("127.0.0.2", "app-5"),
@@ -103,7 +39,7 @@ fn the_article_s_master_sends_an_address_to_the_worker_of_its_sum() {
 
 #[test]
 fn without_a_label_a_client_is_a_guest() {
-    let run = Run::example("security-context");
+    let run = Run::example(WORKER, "security-context");
     assert_eq!(run.worker("127.0.0.1"), "guest-1");
     run.stop();
 }
@@ -113,7 +49,7 @@ fn those_who_repair_the_house_see_it_and_others_see_the_page() {
     let folder = std::fs::read_to_string(format!("{EXAMPLES}/maintenance/route.js")).unwrap();
     let config = std::fs::read_to_string(format!("{EXAMPLES}/maintenance/vestibule.toml")).unwrap();
     // Every client here is on the loopback network: half of it repairs.
-    let run = Run::of(&config, &folder.replace("127.0.0.0/8", "127.0.0.0/9"));
+    let run = Run::of(WORKER, &config, &folder.replace("127.0.0.0/8", "127.0.0.0/9"));
     assert!(run.worker("127.0.0.1").starts_with("app-"));
     assert_eq!(run.worker("127.200.0.1"), "maintenance-1");
     run.stop();
@@ -121,172 +57,11 @@ fn those_who_repair_the_house_see_it_and_others_see_the_page() {
 
 #[test]
 fn an_address_that_comes_too_often_is_told_so_and_others_are_not() {
-    let run = Run::example("rate-limit");
+    let run = Run::example(WORKER, "rate-limit");
     let statuses: Vec<u16> = (0..40).map(|_| run.get("127.0.0.7").status).collect();
     assert_eq!(statuses[..20], [200; 20]);
     assert!(statuses.contains(&429), "{statuses:?}");
     assert_eq!(run.get("127.0.0.8").status, 200);
-    run.stop();
-}
-
-/// What is asked of a handler that does harm, and what becomes of whoever asks.
-const HARM: [(&str, u16); 13] = [
-    ("() => { for (;;); }", 503),
-    ("() => { try { for (;;); } finally { for (;;); } }", 503),
-    ("() => again()", 503),
-    ("() => 'x'.repeat(2 ** 28)", 503),
-    ("() => /^(a+)+$/.test('a'.repeat(40) + 'b')", 503),
-    ("() => Array(1e9).fill()", 503),
-    ("() => { const deep = () => deep(); deep(); }", 503),
-    ("() => new Proxy({}, { get() { for (;;); } }).x", 503),
-    // It was posted once, and that stands.
-    ("(c) => { pools.app.postMessage(1, [c]); pools.app.postMessage(2, [c]); }", 200),
-    ("() => new Promise(() => {})", 503),
-    // Ten times: ten thousand promises that never settle.
-    (
-        "() => { for (let i = 0; i < 1000; i++) kept.push(new Promise(() => {})); return kept[0]; }",
-        503,
-    ),
-    // The one before is decided by then.
-    ("(c) => { const last = late; late = c; pools.app.postMessage(1, [last ?? {}]); }", 503),
-    ("(c) => { throw c; }", 503),
-];
-
-#[test]
-fn a_script_that_does_harm_to_some_clients_leaves_the_others_alone() {
-    let harm: Vec<&str> = HARM.iter().map(|(harm, _)| *harm).collect();
-    let script = format!(
-        "const again = () => Promise.resolve().then(again);
-         const kept = [];
-         let late;
-         const harm = [{}];
-         onconnection = ({{ connection }}) => {{
-           const [, , which, last] = connection.remoteAddress.split('.').map(Number);
-           if (last === 66) return harm[which](connection);
-           pools.app.postMessage(null, [connection]);
-         }};",
-        harm.join(",\n")
-    );
-    // More than most of it takes, on a slow machine too: what takes sixteen times that is the script's end
-    // for a second, and another test's matter.
-    let config = ONE_POOL.replace("script =", "script-timeout = \"20ms\"\nscript =");
-    // Whose answers say for whom they are.
-    let user = if rustix::process::geteuid().is_root() { "\nuser = \"root\"" } else { "" };
-    let serve = format!("command = [\"{WORKER}\", \"recv\"]{user}");
-    let run = Run::of(&config.replace("command = \"demo\"", &serve), &script);
-    let others = Load::start(run.master.address(), 2);
-    others.flows(20);
-    for (which, (_, status)) in HARM.iter().enumerate() {
-        others.next_phase();
-        for _ in 0..10 {
-            let response = run.get(&format!("127.0.{which}.66"));
-            assert_eq!(response.status, *status, "{which}");
-            if *status == 503 {
-                assert_eq!(response.header("vestibule-reason"), Some("script-failed"));
-            }
-            others.flows(2);
-        }
-    }
-    let tally = others.end();
-    println!("beside a script that does harm: {tally}");
-    tally.assert_all_answered();
-    run.stop();
-}
-
-#[test]
-fn a_step_without_an_end_costs_the_router_and_the_next_one_serves() {
-    let script = "onconnection = ({ connection }) => {
-          if (connection.remoteAddress === '127.0.0.66') [].reverse.call({ length: 2 ** 53 - 1 });
-          pools.app.postMessage(null, [connection]);
-        };";
-    let mut run = Run::of(ONE_POOL, script);
-    assert_eq!(run.get("127.0.0.1").status, 200);
-    let first = run.master.router();
-    let mut harmful = run.client("127.0.0.66");
-    harmful.ask("/");
-    // Nothing can end that step but the end of the process.
-    until("the supervisor gives it up", || vestibule_tests::master::is_over(first));
-    assert_eq!(run.get("127.0.0.1").status, 200);
-    assert_ne!(run.master.router(), first);
-    assert!(harmful.try_answer().is_err());
-    run.stop();
-}
-
-#[test]
-fn where_a_script_fails_the_written_rules_decide() {
-    let config = format!(
-        "{ONE_POOL}
-[[route]]
-name = \"loop\"
-peer = [\"127.0.0.0/24\"]
-pool = \"app\"
-"
-    );
-    let run = Run::of(&config, "onconnection = ({ connection }) => { null.x };");
-    assert_eq!(field(&run.get("127.0.0.1"), "route"), "loop");
-    // Sixteen failures in a row and more: it is left alone, and the rules go on.
-    for _ in 0..40 {
-        assert_eq!(field(&run.get("127.0.0.1"), "route"), "loop");
-    }
-    let response = run.get("127.0.1.1");
-    assert_eq!(response.status, 503);
-    assert_eq!(response.header("vestibule-reason"), Some("script-failed"));
-    run.stop();
-}
-
-#[test]
-fn a_script_that_failed_sixteen_times_is_off_for_a_second_and_serves_again() {
-    let script = "onconnection = ({ connection }) => {
-          if (connection.remoteAddress === '127.0.0.66') null.x;
-          pools.app.postMessage(null, [connection]);
-        };";
-    let run = Run::of(ONE_POOL, script);
-    assert_eq!(run.get("127.0.0.1").status, 200);
-    // On a machine that stands still the second may be over before it could be seen.
-    let seen = (0..20).any(|_| {
-        (1..16).for_each(|_| assert_eq!(run.get("127.0.0.66").status, 503));
-        let before = Instant::now();
-        assert_eq!(run.get("127.0.0.66").status, 503);
-        let response = run.get("127.0.0.1");
-        let off = before.elapsed() < Duration::from_secs(1);
-        if off {
-            assert_eq!(response.status, 503, "it is asked all the same");
-            assert_eq!(response.header("vestibule-reason"), Some("script-failed"));
-        }
-        off
-    });
-    assert!(seen);
-    until("it is asked again", || run.get("127.0.0.1").status == 200);
-    run.place.says("the script failed 16 times in a row and is left alone for a second");
-    run.stop();
-}
-
-#[test]
-fn a_failure_is_said_once_with_file_line_and_column_and_then_with_its_count() {
-    let script = "onconnection = ({ connection }) => {
-  if (connection.remoteAddress === '127.0.0.66')
-    null.x;
-  pools.app.postMessage(null, [connection]);
-};";
-    let run = Run::of(ONE_POOL, script);
-    for _ in 0..10 {
-        for _ in 0..10 {
-            assert_eq!(run.get("127.0.0.66").status, 503);
-        }
-        // Not sixteen in a row.
-        assert_eq!(run.get("127.0.0.1").status, 200);
-    }
-    let said = || -> Vec<(Value, Value)> {
-        let records = run.place.records().into_iter();
-        let fields = records.map(|mut record| record["fields"].take());
-        let failures = fields.filter(|fields| fields["message"].to_string().contains("route.js"));
-        failures.map(|fields| (fields["message"].clone(), fields["count"].clone())).collect()
-    };
-    let place = run.place.join("route.js").display().to_string();
-    let said_at = json!(format!("{place}:3:5: TypeError: cannot read property 'x' of null"));
-    let expected = [1, 10, 100].map(|count| (said_at.clone(), json!(count)));
-    until("the hundredth is said", || said().len() >= expected.len());
-    assert_eq!(said(), expected);
     run.stop();
 }
 
@@ -307,7 +82,8 @@ fn a_script_that_cannot_be_used_keeps_the_program_from_starting_and_says_where()
 
 #[test]
 fn a_reload_brings_another_script_and_with_a_broken_one_nothing_changes_and_that_is_said() {
-    let run = Run::of(ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
+    let run =
+        Run::of(WORKER, ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
     let status = || run.get("127.0.0.1").status;
     assert_eq!(status(), 418);
     run.rewrite("onconnection = ({ connection }) => connection.reject(451);");
@@ -352,7 +128,8 @@ fn a_reload_brings_another_script_and_with_a_broken_one_nothing_changes_and_that
 
 #[test]
 fn a_router_that_dies_while_it_tries_a_script_has_changed_nothing() {
-    let mut run = Run::of(ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
+    let mut run =
+        Run::of(WORKER, ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
     let router = run.master.router();
     vestibule_tests::process::freeze(router);
     run.rewrite("onconnection = ({ connection }) => connection.reject(451);");
@@ -372,7 +149,8 @@ fn a_router_that_dies_while_it_tries_a_script_has_changed_nothing() {
 
 #[test]
 fn a_signal_that_comes_while_a_script_is_tried_has_its_reload_afterwards() {
-    let mut run = Run::of(ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
+    let mut run =
+        Run::of(WORKER, ONE_POOL, "onconnection = ({ connection }) => connection.reject(418);");
     let router = run.master.router();
     vestibule_tests::process::freeze(router);
     let reloads = || run.place.told("the configuration is reloaded").len();
@@ -404,7 +182,7 @@ fn ask(run: &Run, from: &str, lines: &str) -> Response {
 
 #[test]
 fn a_canary_goes_by_cookie_and_stays_the_same_for_one_visitor() {
-    let run = Run::example("canary");
+    let run = Run::example(WORKER, "canary");
     let worker =
         |lines: &str| field(&ask(&run, "127.0.0.1", &format!("host: a\r\n{lines}")), "worker");
     assert_eq!(worker("cookie: canary=always\r\n"), "canary-1");
@@ -422,7 +200,7 @@ fn a_canary_goes_by_cookie_and_stays_the_same_for_one_visitor() {
 
 #[test]
 fn ten_thousand_tenants_each_have_their_worker() {
-    let run = Run::example("tenants");
+    let run = Run::example(WORKER, "tenants");
     for tenant in [0, 1, 4711, 9999] {
         let response = ask(&run, "127.0.0.1", &format!("host: Tenant-{tenant}.example.org:80\r\n"));
         assert_eq!(field(&response, "worker"), format!("app-{}", tenant % 4 + 1));
@@ -444,7 +222,7 @@ fn ten_thousand_tenants_each_have_their_worker() {
 
 #[test]
 fn a_tls_client_goes_by_the_name_that_it_asks_for() {
-    let run = Run::example("sni");
+    let run = Run::example(WORKER, "sni");
     let answer = |bytes: &[u8]| {
         let mut client = run.client("127.0.0.1");
         client.send(bytes);
@@ -470,7 +248,7 @@ fn behind_a_proxy_that_ended_tls_the_name_is_what_its_header_announces() {
         const http = await connection.http();
         pools.app.postMessage([tls?.serverName ?? null, tls?.alpn ?? null, http.host], [connection]);
       };";
-    let run = Run::of(&config, script);
+    let run = Run::of(WORKER, &config, script);
     let field = |kind: u8, value: &[u8]| {
         [&[kind, 0, u8::try_from(value.len()).unwrap()][..], value].concat()
     };
@@ -500,7 +278,7 @@ fn who_asks_only_for_tls_waits_for_no_head() {
       };";
     // Longer than anybody here waits.
     let config = ONE_POOL.replace("script =", "inspect-timeout = \"60s\"\nscript =");
-    let run = Run::of(&config, script);
+    let run = Run::of(WORKER, &config, script);
     let mut client = run.client("127.0.0.1");
     client.send(b"G");
     // As soon as it cannot be the preface of HTTP/2 or a hello, and not when a head is missed.
@@ -524,7 +302,7 @@ fn hello(name: &str) -> Vec<u8> {
 
 #[test]
 fn clients_that_show_nothing_are_no_failure_of_the_script_and_delay_nobody() {
-    let run = Run::example("tenants");
+    let run = Run::example(WORKER, "tenants");
     // Half a head each, and never the rest.
     let silent: Vec<Client> = (0..200)
         .map(|_| {
