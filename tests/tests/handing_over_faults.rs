@@ -108,6 +108,25 @@ impl Hall {
         router
     }
 
+    /// The present router stands still, and another is to take over from it.
+    fn asked_in_its_sleep(&mut self) -> u32 {
+        let old = self.master.router();
+        process::freeze(old);
+        self.change();
+        self.place.says("the router hands over");
+        old
+    }
+
+    /// The present router tells who waits, and the next one, which stands still, does not hear it. The two
+    /// routers.
+    fn is_told_in_its_sleep(&mut self) -> (u32, u32) {
+        let old = self.asked_in_its_sleep();
+        let next = self.master.next_router(old);
+        process::freeze(next);
+        process::thaw(old);
+        (old, next)
+    }
+
     /// Another router takes over as far as to where its predecessor has passed on everything, and the
     /// supervisor has not heard of it: it stands still. The two routers.
     fn pass_on(&mut self) -> (u32, u32) {
@@ -212,10 +231,7 @@ fn a_router_that_dies_before_it_is_prepared_costs_nothing_and_the_present_one_st
 #[test]
 fn routers_that_die_while_they_are_told_who_waits_are_followed_by_another_that_is_told_again() {
     let mut hall = Hall::start();
-    let old = hall.master.router();
-    process::freeze(old);
-    hall.change();
-    hall.place.says("the router hands over");
+    let old = hall.asked_in_its_sleep();
     for again in 1..=2 {
         let next = hall.master.next_router(old);
         process::freeze(next);
@@ -234,13 +250,7 @@ fn routers_that_die_while_they_are_told_who_waits_are_followed_by_another_that_i
 #[test]
 fn a_router_that_stands_still_while_it_is_told_who_waits_is_followed_by_another() {
     let mut hall = Hall::start();
-    let old = hall.master.router();
-    process::freeze(old);
-    hall.change();
-    hall.place.says("the router hands over");
-    let next = hall.master.next_router(old);
-    process::freeze(next);
-    process::thaw(old);
+    let (old, next) = hall.is_told_in_its_sleep();
     hall.place.says("it does not answer");
     until("it is gone", || process::is_gone(next));
     hall.hands_over_again(old);
@@ -295,13 +305,7 @@ fn a_router_whose_predecessor_dies_when_it_has_everything_begins_all_the_same() 
 #[test]
 fn a_router_whose_predecessor_dies_when_it_is_told_who_waits_acts_on_what_has_come() {
     let mut hall = Hall::start();
-    let old = hall.master.router();
-    process::freeze(old);
-    hall.change();
-    hall.place.says("the router hands over");
-    let next = hall.master.next_router(old);
-    process::freeze(next);
-    process::thaw(old);
+    let (old, next) = hall.is_told_in_its_sleep();
     until("it has been told of many", || {
         sockets::unread_by_others(old).into_iter().max() > Some(MANY)
     });
@@ -363,10 +367,7 @@ fn a_stop_while_a_router_takes_over_serves_who_waits_in_the_kernel_and_answers_e
         let mut hall = Hall::start();
         let nobody = Load::start(hall.master.address(), 0);
         std::mem::replace(&mut hall.load, nobody).end().assert_all_answered();
-        let old = hall.master.router();
-        process::freeze(old);
-        hall.change();
-        hall.place.says("the router hands over");
+        let old = hall.asked_in_its_sleep();
         let mut kernel: Vec<_> = (0..50).map(|_| hall.master.client()).collect();
         kernel.iter_mut().for_each(|client| client.ask("/"));
         if twice {
