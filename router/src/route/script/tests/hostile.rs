@@ -3,21 +3,27 @@
 use super::*;
 use crate::route::script::switch::MOST_FAILURES;
 
+/// Time for what fills 16 MiB step by step: in a debug build, beside others, `TIMEOUT` times sixteen is not always
+/// enough, and then the script is left alone for a second.
+const AMPLE: Duration = Duration::from_millis(25);
+
 /// A script that does harm to clients at 10.1.2.3 and serves all others.
 fn harmful(body: &str) -> Engine<Client> {
-    engine(&format!(
+    let text = format!(
         "const harm = async (connection) => {{\n{body}\n}};
          onconnection = ({{ connection }}) => {{
            if (connection.remoteAddress === '10.1.2.3') return harm(connection);
            connection.reject(418);
          }};"
-    ))
+    );
+    counted(&text, AMPLE).0
 }
 
 fn other_is_served(engine: &mut Engine<Client>) {
     match engine.decide(Client::at("192.0.2.1")) {
         Verdict::Decided(_, outcome) => {
-            assert_eq!(outcome, Outcome::Reject(Refusal::Status(418)));
+            let failure = engine.last_failure();
+            assert_eq!(outcome, Outcome::Reject(Refusal::Status(418)), "{failure:?}");
         }
         other => panic!("{other:?}"),
     }
