@@ -11,6 +11,8 @@ pub(crate) mod page;
 pub(crate) mod peer;
 pub(crate) mod prepare;
 pub(crate) mod process;
+#[cfg(feature = "script")]
+pub(crate) mod quickjs;
 pub(crate) mod reactor;
 #[cfg(feature = "cli")]
 pub(crate) mod router_privileges;

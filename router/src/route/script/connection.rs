@@ -192,13 +192,13 @@ impl JsConnection {
 
 /// What is beside the macro's methods.
 pub(super) fn define(ctx: &Ctx<'_>) -> Result<()> {
-    native::getter::<JsConnection>(ctx, "remoteAddress", |connection, params| {
-        address(params.ctx(), connection.peer)
+    native::getter::<JsConnection>(ctx, c"remoteAddress", |connection, call| {
+        address(call.ctx(), connection.peer)
     })?;
-    native::method::<JsConnection>(ctx, "tls", |connection, params| {
-        connection.look(params.ctx(), Kind::Tls)
+    native::method::<JsConnection>(ctx, c"tls", |connection, call| {
+        connection.look(call.ctx(), Kind::Tls)
     })?;
-    native::method::<JsConnection>(ctx, "http", |connection, params| {
-        connection.look(params.ctx(), Kind::Http)
+    native::method::<JsConnection>(ctx, c"http", |connection, call| {
+        connection.look(call.ctx(), Kind::Http)
     })
 }

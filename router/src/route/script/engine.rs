@@ -4,7 +4,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Instant;
 
-use rquickjs::function::IntoArgs;
 use rquickjs::promise::PromiseState;
 use rquickjs::runtime::UserDataGuard;
 use rquickjs::{Class, Context, Ctx, Error, Function, JsLifetime, Object, Promise, Result, Value};
@@ -20,6 +19,7 @@ use super::switch::{Position, Switch};
 use super::waiting::Waiting;
 use super::{Limits, Outcome, Pools, Source, Subject, native, pools};
 use crate::inspect::Speech;
+use crate::sys::quickjs;
 
 /// Name of the error that a script gets for what cannot be known.
 pub(super) const UNKNOWN: &str = "NotReadableError";
@@ -166,8 +166,7 @@ impl<S: Subject> Engine<S> {
         let end = self.turn(ticket, |_, handles| {
             let connection = JsConnection { ticket, peer };
             let connection = Class::instance_proto(connection, handles.connection.clone())?;
-            let result: Value = call(&handles.dispatch, (connection,))?;
-            Ok(result.into_promise())
+            Ok(quickjs::call(&handles.dispatch, connection.as_value())?.into_promise())
         });
         self.conclude(ticket, end)
     }
@@ -395,8 +394,4 @@ impl<S: Subject> Engine<S> {
             }
         }
     }
-}
-
-fn call<'js, A: IntoArgs<'js>>(function: &Function<'js>, args: A) -> Result<Value<'js>> {
-    function.call(args)
 }

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 
 use ipnet::IpNet;
-use rquickjs::function::{Params, Rest};
+use rquickjs::function::Rest;
 use rquickjs::object::Property;
 use rquickjs::{Coerced, Ctx, Exception, Function, Object, Result, Value};
 
 use super::native;
 use crate::route::networks::canonical;
+use crate::sys::quickjs::Call;
 
 /// Longest line that a script logs, in bytes.
 const LONGEST_LINE: usize = 4096;
@@ -20,15 +21,15 @@ pub(super) fn fnv1a(bytes: &[u8]) -> u32 {
 }
 
 /// As f64: a u32 above 2^31 would turn negative on its way into JavaScript.
-fn hash<'js>(params: &Params<'_, 'js>) -> Result<Value<'js>> {
-    let Some(text) = params.arg(0).and_then(Value::into_string) else {
-        return Err(Exception::throw_type(params.ctx(), "hash(text) takes a string"));
+fn hash<'js>(call: &Call<'_, 'js>) -> Result<Value<'js>> {
+    let Some(text) = call.argument(0).filter(|text| text.is_string()) else {
+        return Err(Exception::throw_type(call.ctx(), "hash(text) takes a string"));
     };
-    let text = text.to_cstring()?;
+    let text = native::text_of(&text)?;
     // Half of a surrogate pair is no text, whatever the type says: it has three bytes like any other.
     let bytes: &[u8] = text.as_ref();
     let hash = f64::from(fnv1a(bytes));
-    Ok(Value::new_number(params.ctx().clone(), hash))
+    Ok(Value::new_number(call.ctx().clone(), hash))
 }
 
 fn in_network<'js>(
@@ -102,7 +103,8 @@ fn logger<'js>(loudness: Loudness) -> impl Fn(Ctx<'js>, Rest<Value<'js>>) -> Res
 /// Sets them.
 pub(super) fn define(ctx: &Ctx<'_>) -> Result<()> {
     let globals = ctx.globals();
-    globals.prop("hash", Property::from(native::function(ctx, "hash", hash)?).configurable())?;
+    globals
+        .prop("hash", Property::from(native::function(ctx, c"hash", 0, hash)?).configurable())?;
     let in_network = Function::new(ctx.clone(), in_network)?.with_name("inNetwork")?;
     globals.prop("inNetwork", Property::from(in_network).configurable())?;
     let console = Object::new(ctx.clone())?;

@@ -5,12 +5,13 @@
 
 use std::io::Write;
 
-use rquickjs::atom::PredefinedAtom;
-use rquickjs::{Array, Atom, Ctx, Exception, Object, Result, String, Type, Value};
+use rquickjs::{Array, Ctx, Exception, Object, Result, Type, Value};
 use vestibule_protocol::limits::QUEUE_BYTES;
 use vestibule_protocol::{Codec, Data};
 
 use super::engine::Handles;
+use super::native;
+use crate::sys::quickjs;
 
 /// Deepest nesting, far below what JSON readers take (128): deeper is an object within itself.
 const DEEPEST: usize = 64;
@@ -47,12 +48,10 @@ fn write<'js>(ctx: &Ctx<'js>, value: &Value<'js>, out: &mut Vec<u8>, depth: usiz
         return Err(refuse(ctx, "a message of more than 1 MiB"));
     }
     // Telling the kinds of objects from each other takes longest: only where it is refused.
-    if value.is_array() {
-        let Some(array) = value.as_array() else { return Err(refuse(ctx, "this array")) };
+    if let Some(array) = quickjs::array(value) {
         return list(ctx, array, out, depth);
     }
-    if value.is_object() {
-        let Some(object) = value.as_object() else { return Err(refuse(ctx, "this object")) };
+    if let Some(object) = quickjs::object(value) {
         return record(ctx, object, out, depth);
     }
     match value.type_of() {
@@ -63,8 +62,7 @@ fn write<'js>(ctx: &Ctx<'js>, value: &Value<'js>, out: &mut Vec<u8>, depth: usiz
         }
         Type::Int | Type::Float => number(ctx, value.as_number().unwrap_or_default(), out)?,
         Type::String => {
-            let Some(text) = value.as_string() else { return Err(refuse(ctx, "this text")) };
-            string(ctx, text.clone(), out)?;
+            text(ctx, native::text_of(value)?.as_ref(), out)?;
         }
         Type::Undefined | Type::Uninitialized => return Err(refuse(ctx, "undefined")),
         Type::Symbol => return Err(refuse(ctx, "a symbol")),
@@ -93,10 +91,8 @@ fn number(ctx: &Ctx<'_>, number: f64, out: &mut Vec<u8>) -> Result<()> {
     Ok(())
 }
 
-fn string<'js>(ctx: &Ctx<'js>, text: String<'js>, out: &mut Vec<u8>) -> Result<()> {
-    let text = text.to_cstring()?;
-    // Bytes first, whatever the type says: half of a surrogate pair is no text, and is told from the rest below.
-    let bytes: &[u8] = text.as_ref();
+/// Bytes, whatever QuickJS's types say: half of a surrogate pair is no text, and is told from the rest here.
+fn text(ctx: &Ctx<'_>, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
     let plain = |byte: &u8| (b' '..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';
     if bytes.iter().all(plain) {
         out.push(b'"');
@@ -110,17 +106,9 @@ fn string<'js>(ctx: &Ctx<'js>, text: String<'js>, out: &mut Vec<u8>) -> Result<(
     serde_json::to_writer(out, text).map_err(|_| refuse(ctx, "this text"))
 }
 
-/// How many elements an array has. (`Array::len` panics above what a signed number holds, and a script
-/// may set any length.)
-pub(super) fn length(array: &Array<'_>) -> Result<u32> {
-    let length: Value = array.as_object().get(PredefinedAtom::Length)?;
-    // A whole number below 2^32.
-    Ok(length.as_number().unwrap_or_default() as u32)
-}
-
 fn list<'js>(ctx: &Ctx<'js>, array: &Array<'js>, out: &mut Vec<u8>, depth: usize) -> Result<()> {
     out.push(b'[');
-    for at in 0..length(array)? {
+    for at in 0..quickjs::length(array)? {
         if at > 0 {
             out.push(b',');
         }
@@ -137,11 +125,13 @@ fn record<'js>(
     out: &mut Vec<u8>,
     depth: usize,
 ) -> Result<()> {
-    if object.is_function() {
-        return Err(refuse(ctx, "a function"));
-    }
-    if object.is_promise() || object.is_error() || object.is_proxy() {
-        return Err(refuse(ctx, object.type_name()));
+    if !quickjs::is_plain(object) {
+        if object.is_function() {
+            return Err(refuse(ctx, "a function"));
+        }
+        if object.is_promise() || object.is_error() || object.is_proxy() {
+            return Err(refuse(ctx, object.type_name()));
+        }
     }
     // A plain object's prototype is null or the one without a prototype: a Date, a Map or an
     // instance of a class has more, and JSON would lose it.
@@ -150,15 +140,14 @@ fn record<'js>(
     }
     out.push(b'{');
     let mut first = true;
-    for key in object.keys::<Atom>() {
-        let key = key?;
+    quickjs::each_property(object, |name, value| {
         if !std::mem::take(&mut first) {
             out.push(b',');
         }
-        string(ctx, key.to_js_string()?, out)?;
+        text(ctx, name, out)?;
         out.push(b':');
-        write(ctx, &object.get(key)?, out, depth + 1)?;
-    }
+        write(ctx, value, out, depth + 1)
+    })?;
     out.push(b'}');
     Ok(())
 }

@@ -1,84 +1,65 @@
 //! Functions, methods and getters that decisions call most.
 //!
-//! What rquickjs's macros generate takes `this` and every argument twice, as a value and as what that is
-//! converted to, each with a count of its own on the context. These look at them where they are, which saves
-//! a fifth of such a call.
+//! What rquickjs's macros generate costs a decision a quarter more: [`quickjs`] says why.
+
+use std::ffi::CStr;
 
 use rquickjs::class::JsClass;
-use rquickjs::function::{IntoJsFunc, ParamRequirement, Params};
-use rquickjs::object::Accessor;
 use rquickjs::{Class, Ctx, Error, Exception, Function, Object, Result, String, Value};
 
-/// A function that takes no `this`.
-struct Free<'js>(fn(&Params<'_, 'js>) -> Result<Value<'js>>);
+use crate::sys::quickjs::{self, Call};
 
-impl<'js> IntoJsFunc<'js, ()> for Free<'js> {
-    fn param_requirements() -> ParamRequirement {
-        ParamRequirement::any()
-    }
+/// Makes a global function.
+pub(super) use crate::sys::quickjs::function;
 
-    fn call<'a>(&self, params: Params<'a, 'js>) -> Result<Value<'js>> {
-        (self.0)(&params)
-    }
+/// Defines a getter; there is no simpler way to one that is a function of ours.
+const DEFINE: &str = "(on, name, get) => { Object.defineProperty(on, name, { get }); }";
+
+/// What a method or a getter does: `this`, and what it was called with.
+pub(super) trait Body<C>:
+    for<'a, 'js> Fn(&C, &Call<'a, 'js>) -> Result<Value<'js>> + Copy + 'static
+{
 }
 
-/// Makes a function.
-pub(super) fn function<'js>(
-    ctx: &Ctx<'js>,
-    name: &str,
-    body: fn(&Params<'_, 'js>) -> Result<Value<'js>>,
-) -> Result<Function<'js>> {
-    Function::new(ctx.clone(), Free(body))?.with_name(name)
+impl<C, F> Body<C> for F where
+    F: for<'a, 'js> Fn(&C, &Call<'a, 'js>) -> Result<Value<'js>> + Copy + 'static
+{
 }
 
-/// What a method does: `this`, and what it was called with.
-type Body<'js, C> = fn(&C, &Params<'_, 'js>) -> Result<Value<'js>>;
+/// What a method does that takes one text.
+pub(super) trait TextBody<C>:
+    for<'js> Fn(&C, &Ctx<'js>, &str) -> Result<Value<'js>> + Copy + 'static
+{
+}
 
-struct Native<'js, C>(Body<'js, C>);
-
-impl<'js, C: JsClass<'js>> IntoJsFunc<'js, ()> for Native<'js, C> {
-    fn param_requirements() -> ParamRequirement {
-        ParamRequirement::any()
-    }
-
-    fn call<'a>(&self, params: Params<'a, 'js>) -> Result<Value<'js>> {
-        let this = params.this();
-        let object = this_of::<C>(&params, &this)?;
-        (self.0)(&object.borrow(), &params)
-    }
+impl<C, F> TextBody<C> for F where
+    F: for<'js> Fn(&C, &Ctx<'js>, &str) -> Result<Value<'js>> + Copy + 'static
+{
 }
 
 /// What a method or a getter was called on, as what it is.
 fn this_of<'a, 'js, C: JsClass<'js>>(
-    params: &Params<'_, 'js>,
+    ctx: &Ctx<'js>,
     this: &'a Value<'js>,
 ) -> Result<&'a Class<'js, C>> {
-    this.as_object().and_then(Object::as_class::<C>).ok_or_else(|| {
+    quickjs::object(this).and_then(Object::as_class::<C>).ok_or_else(|| {
         let message = format!("this is no {}", C::NAME);
-        Exception::throw_type(params.ctx(), &message)
+        Exception::throw_type(ctx, &message)
     })
 }
 
-/// What a method does that takes one text.
-type TextBody<'js, C> = fn(&C, &Ctx<'js>, &str) -> Result<Value<'js>>;
+fn of<'js, C: for<'c> JsClass<'c>>(
+    call: &Call<'_, 'js>,
+    body: impl FnOnce(&C) -> Result<Value<'js>>,
+) -> Result<Value<'js>> {
+    let this = call.this();
+    let object = this_of::<C>(call.ctx(), &this)?;
+    body(&object.borrow())
+}
 
-struct NativeOfText<'js, C>(TextBody<'js, C>);
-
-impl<'js, C: JsClass<'js>> IntoJsFunc<'js, ()> for NativeOfText<'js, C> {
-    fn param_requirements() -> ParamRequirement {
-        ParamRequirement::single()
-    }
-
-    fn call<'a>(&self, params: Params<'a, 'js>) -> Result<Value<'js>> {
-        let this = params.this();
-        let object = this_of::<C>(&params, &this)?;
-        // It is there, or the call would not have come here.
-        let text = params.arg(0).unwrap_or_else(|| Value::new_undefined(params.ctx().clone()));
-        let text = String::from_value(text)?.to_cstring()?;
-        // Half of a surrogate pair is no text, whatever the type says.
-        let bytes: &[u8] = text.as_ref();
-        (self.0)(&object.borrow(), params.ctx(), std::str::from_utf8(bytes)?)
-    }
+/// The text that an argument is.
+pub(super) fn text_of<'js>(value: &Value<'js>) -> Result<rquickjs::CString<'js>> {
+    String::from_value(value.clone())?.to_cstring()
 }
 
 /// A class's prototype.
@@ -87,30 +68,40 @@ pub(super) fn prototype<'js, C: JsClass<'js>>(ctx: &Ctx<'js>) -> Result<Object<'
 }
 
 /// Adds a method to a class.
-pub(super) fn method<'js, C: JsClass<'js> + 'js>(
-    ctx: &Ctx<'js>,
-    name: &str,
-    body: Body<'js, C>,
+pub(super) fn method<C: for<'c> JsClass<'c>>(
+    ctx: &Ctx<'_>,
+    name: &CStr,
+    body: impl Body<C>,
 ) -> Result<()> {
-    let function = Function::new(ctx.clone(), Native(body))?.with_name(name)?;
-    prototype::<C>(ctx)?.set(name, function)
+    let function = function(ctx, name, 0, move |call| of(call, |this| body(this, call)))?;
+    prototype::<C>(ctx)?.set(&*name.to_string_lossy(), function)
 }
 
 /// Adds a method to a class that takes one text.
-pub(super) fn method_of_text<'js, C: JsClass<'js> + 'js>(
-    ctx: &Ctx<'js>,
-    name: &str,
-    body: TextBody<'js, C>,
+pub(super) fn method_of_text<C: for<'c> JsClass<'c>>(
+    ctx: &Ctx<'_>,
+    name: &CStr,
+    body: impl TextBody<C>,
 ) -> Result<()> {
-    let function = Function::new(ctx.clone(), NativeOfText(body))?.with_name(name)?;
-    prototype::<C>(ctx)?.set(name, function)
+    let function = function(ctx, name, 1, move |call| {
+        of(call, |this| {
+            let missing = Error::MissingArgs { expected: 1, given: 0 };
+            let text = text_of(&*call.argument(0).ok_or(missing)?)?;
+            // Half of a surrogate pair is no text, whatever the type says.
+            let bytes: &[u8] = text.as_ref();
+            body(this, call.ctx(), std::str::from_utf8(bytes)?)
+        })
+    })?;
+    prototype::<C>(ctx)?.set(&*name.to_string_lossy(), function)
 }
 
 /// Adds a getter to a class.
-pub(super) fn getter<'js, C: JsClass<'js> + 'js>(
-    ctx: &Ctx<'js>,
-    name: &str,
-    body: Body<'js, C>,
+pub(super) fn getter<C: for<'c> JsClass<'c>>(
+    ctx: &Ctx<'_>,
+    name: &CStr,
+    body: impl Body<C>,
 ) -> Result<()> {
-    prototype::<C>(ctx)?.prop(name, Accessor::new_get(Native(body)))
+    let get = function(ctx, name, 0, move |call| of(call, |this| body(this, call)))?;
+    let define: Function = ctx.eval(DEFINE)?;
+    define.call((prototype::<C>(ctx)?, &*name.to_string_lossy(), get))
 }

@@ -3,7 +3,6 @@
 use std::sync::Arc;
 
 use rquickjs::class::Trace;
-use rquickjs::function::Params;
 use rquickjs::object::Property;
 use rquickjs::{Array, Class, Coerced, Ctx, Exception, JsLifetime, Object, Result, String, Value};
 
@@ -11,8 +10,8 @@ use vestibule_protocol::Data;
 
 use super::book::{Register, Settled};
 use super::connection::JsConnection;
-use super::message::length;
 use super::{Outcome, Pools, To, message, native};
+use crate::sys::quickjs::{self, Call};
 
 /// Name of the global.
 const POOLS: &str = "pools";
@@ -92,22 +91,17 @@ impl JsWorker {
 }
 
 /// `postMessage(message, [connection])`.
-fn post<'js>(
-    params: &Params<'_, 'js>,
-    book: &dyn Register,
-    pool: usize,
-    to: To,
-) -> Result<Value<'js>> {
-    let ctx = params.ctx();
-    let (message, transfer) = (params.arg(0), params.arg(1));
+fn post<'js>(call: &Call<'_, 'js>, book: &dyn Register, pool: usize, to: To) -> Result<Value<'js>> {
+    let ctx = call.ctx();
+    let (message, transfer) = (call.argument(0), call.argument(1));
     let usage =
         || Exception::throw_type(ctx, "postMessage(message, [connection]) posts one connection");
-    let transfer = transfer.as_ref().and_then(Value::as_array).ok_or_else(usage)?;
+    let transfer = transfer.as_deref().and_then(quickjs::array).ok_or_else(usage)?;
     let clone = |what: &str| Exception::throw_dom(ctx, "DataCloneError", what);
     let first: Value = transfer.get(0)?;
-    let connection = first.as_object().and_then(Object::as_class::<JsConnection>);
+    let connection = quickjs::object(&first).and_then(Object::as_class::<JsConnection>);
     let ticket = connection.ok_or_else(usage)?.borrow().ticket;
-    if length(transfer)? > 1 {
+    if quickjs::length(transfer)? > 1 {
         return Err(match transfer.get::<Value>(1)? == first {
             true => clone("the connection is twice in the transfer list"),
             false => usage(),
@@ -125,11 +119,11 @@ pub(super) fn define(
     pools: &Arc<dyn Pools>,
     book: &Arc<dyn Register>,
 ) -> Result<()> {
-    native::method::<JsPool>(ctx, "postMessage", |pool, params| {
-        post(params, &*pool.book, pool.index, To::Balance)
+    native::method::<JsPool>(ctx, c"postMessage", |pool, call| {
+        post(call, &*pool.book, pool.index, To::Balance)
     })?;
-    native::method::<JsWorker>(ctx, "postMessage", |worker, params| {
-        post(params, &*worker.book, worker.pool, To::Slot(worker.slot))
+    native::method::<JsWorker>(ctx, c"postMessage", |worker, call| {
+        post(call, &*worker.book, worker.pool, To::Slot(worker.slot))
     })?;
     let all = Object::new(ctx.clone())?;
     for (index, name) in pools.names().into_iter().enumerate() {

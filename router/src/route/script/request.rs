@@ -158,15 +158,15 @@ impl JsHead {
 
 /// What is beside the macro's methods.
 pub(super) fn define(ctx: &Ctx<'_>) -> Result<()> {
-    native::getter::<JsHead>(ctx, "path", |this, params| {
-        fact(params.ctx(), this.ticket, this.head().map_or(Fact::Absent, HttpHead::path))
+    native::getter::<JsHead>(ctx, c"path", |this, call| {
+        fact(call.ctx(), this.ticket, this.head().map_or(Fact::Absent, HttpHead::path))
     })?;
-    native::getter::<JsHead>(ctx, "host", |this, params| {
-        fact(params.ctx(), this.ticket, this.head().map_or(Fact::Absent, HttpHead::host))
+    native::getter::<JsHead>(ctx, c"host", |this, call| {
+        fact(call.ctx(), this.ticket, this.head().map_or(Fact::Absent, HttpHead::host))
     })?;
-    native::method_of_text::<JsHead>(ctx, "header", |this, ctx, name| this.header(ctx, name))?;
-    native::method_of_text::<JsHead>(ctx, "cookie", |this, ctx, name| this.cookie(ctx, name))?;
-    native::method_of_text::<JsHead>(ctx, "query", |this, ctx, name| this.query(ctx, name))
+    native::method_of_text::<JsHead>(ctx, c"header", |this, ctx, name| this.header(ctx, name))?;
+    native::method_of_text::<JsHead>(ctx, c"cookie", |this, ctx, name| this.cookie(ctx, name))?;
+    native::method_of_text::<JsHead>(ctx, c"query", |this, ctx, name| this.query(ctx, name))
 }
 
 fn text(bytes: &[u8]) -> Cow<'_, str> {

@@ -10,6 +10,7 @@ use super::connection::cause_text;
 use super::engine::{Handles, UNKNOWN};
 use super::request::{JsHead, JsHello};
 use crate::inspect::{Cause, Fact, Facts, Speech};
+use crate::sys::quickjs;
 
 /// Which look a script asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -53,7 +54,7 @@ impl<'js> Want<'js> {
             Kind::Tls => match facts.hello() {
                 Fact::Known(_) => {
                     let hello = JsHello { ticket, speech: Arc::clone(speech) };
-                    self.resolve.call((Class::instance(ctx.clone(), hello)?,))
+                    settle(&self.resolve, Class::instance(ctx.clone(), hello)?.as_value())
                 }
                 Fact::Absent | Fact::Unasked => self.nothing(ctx),
                 Fact::Unknown(cause) => self.unknown(ctx, handles, ticket, cause),
@@ -61,7 +62,7 @@ impl<'js> Want<'js> {
             Kind::Http => match facts.head() {
                 Fact::Known(_) => {
                     let head = JsHead { ticket, speech: Arc::clone(speech) };
-                    self.resolve.call((handles.head(head)?,))
+                    settle(&self.resolve, handles.head(head)?.as_value())
                 }
                 // TLS and HTTP/2 hide it, and the script may go by `tls()`.
                 Fact::Absent | Fact::Unasked | Fact::Unknown(Cause::Hidden) => self.nothing(ctx),
@@ -71,7 +72,7 @@ impl<'js> Want<'js> {
     }
 
     fn nothing(&self, ctx: &Ctx<'js>) -> Result<()> {
-        self.resolve.call((Value::new_null(ctx.clone()),))
+        settle(&self.resolve, &Value::new_null(ctx.clone()))
     }
 
     fn unknown(
@@ -83,8 +84,12 @@ impl<'js> Want<'js> {
     ) -> Result<()> {
         handles.book.unknown(ticket, cause);
         Exception::throw_dom(ctx, UNKNOWN, cause_text(cause));
-        self.reject.call((ctx.catch(),))
+        settle(&self.reject, &ctx.catch())
     }
+}
+
+fn settle<'js>(how: &Function<'js>, with: &Value<'js>) -> Result<()> {
+    quickjs::call(how, with).map(drop)
 }
 
 /// All that one connection waits for.
