@@ -266,6 +266,7 @@ pub(crate) fn main() -> ExitCode {
                 StartupError::Listen(vestibule_router::ListenError::Address(_)) => USAGE,
                 StartupError::Configuration(_)
                 | StartupError::NodeNotYet(_)
+                | StartupError::ProxiesWithoutAddress { .. }
                 | StartupError::RouterUser(_)
                 | StartupError::Master(MasterError::SharedUser(_) | MasterError::Script(_)) => {
                     CONFIGURATION

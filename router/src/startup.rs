@@ -47,6 +47,18 @@ pub(crate) enum StartupError {
         /// The name.
         name: String,
     },
+    /// A listener's clients have no address to be listed by.
+    #[error(
+        "`proxy-protocol` of the listener `{listener}` lists senders by their addresses, and whoever connects \
+         to `{address}`, a Unix-domain socket, has none: let the proxy come in by a listener with an address, \
+         or take it out"
+    )]
+    ProxiesWithoutAddress {
+        /// The listener.
+        listener: String,
+        /// Where it listens.
+        address: String,
+    },
     /// The router's user.
     #[error(transparent)]
     RouterUser(#[from] router_user::UnknownUser),

@@ -9,7 +9,8 @@
 )]
 
 use std::net::TcpListener;
-use std::os::fd::OwnedFd;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixListener;
 use std::process::{Command, Stdio};
 
 use vestibule_tests::master::{Master, is_over, vestibule};
@@ -129,12 +130,12 @@ fn five_routers_that_end_before_they_accept_end_it_with_70_and_no_worker_is_left
 }
 
 /// The command with a listening socket as descriptor 3, which it is told is its own.
-fn inheriting(place: &Place, socket: &TcpListener, names: &str) -> Command {
+fn inheriting(place: &Place, socket: &impl AsFd, names: &str) -> Command {
     let mut command = place.command("sh");
     // The variables name the process that reads them: the shell becomes it.
     let script = "LISTEN_PID=${PID-$$} exec \"$0\" \"$@\" 3<&0 4<&0 </dev/null";
     command.args(["-c", script]).arg(vestibule(WORKER)).arg("run");
-    command.stdin(Stdio::from(OwnedFd::from(socket.try_clone().unwrap())));
+    command.stdin(Stdio::from(socket.as_fd().try_clone_to_owned().unwrap()));
     command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", names);
     command
 }
@@ -202,6 +203,34 @@ fn a_socket_that_was_not_inherited_ends_with_71_and_says_how_to_hand_it_over() {
         assert_eq!(place.code(&mut command), Some(71), "{names}: {}", place.said());
         assert!(place.said().ends_with(expected), "{names}: {}", place.said());
     }
+}
+
+/// What `check` cannot know of a socket that somebody else makes.
+#[test]
+fn senders_are_not_listed_by_address_where_an_inherited_socket_has_none() {
+    let place = Place::new();
+    let listener =
+        INHERITED.replace("fd:front\"\n", "fd:front\"\nproxy-protocol = \"127.0.0.1\"\n");
+    let file = place.config(&format!("{listener}{}", pool("app")));
+    let socket = UnixListener::bind(place.join("front.sock")).unwrap();
+    let mut command = inheriting(&place, &socket, "other:front");
+    command.arg(&file);
+    assert_eq!(place.code(&mut command), Some(78), "{}", place.said());
+    let expected = "`proxy-protocol` of the listener `web` lists senders by their addresses, and whoever \
+                    connects to `fd:front`, a Unix-domain socket, has none";
+    assert!(place.said().contains(expected), "{}", place.said());
+    let mut check = place.command(vestibule(WORKER));
+    assert_eq!(place.code(check.arg("check").arg(&file)), Some(0), "{}", place.said());
+
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = inheriting(&place, &socket, "other:front");
+    command.arg(file);
+    let master = Master::launch(command);
+    let mut client = master.client();
+    client.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 7 80\r\n");
+    assert_eq!(client.get("/").field("peer"), "192.0.2.1:7");
+    drop(client);
+    master.stop();
 }
 
 #[test]

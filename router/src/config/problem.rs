@@ -199,6 +199,12 @@ pub enum Problem {
     /// `mode` where there is no path.
     #[error("`mode` is that of a socket's path: it needs `address = \"unix:PATH\"`")]
     ModeOfNoPath,
+    /// `proxy-protocol` where no sender has an address.
+    #[error(
+        "`proxy-protocol` lists senders by their addresses, and whoever connects to a Unix-domain socket has \
+         none: let the proxy come in by a listener with an address, such as `127.0.0.1:8080`, or take this out"
+    )]
+    ProxiesWithoutAddress,
     /// With `root` there is no folder of the file's to begin from.
     #[error("with `root`, {0} is looked for inside of it: write an absolute path")]
     InsideRoot(&'static str),

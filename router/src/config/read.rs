@@ -257,6 +257,12 @@ fn listener(item: &Item<'_>, report: &mut Report) -> Option<ListenerDraft> {
     {
         report.wrong(place, Problem::ModeOfNoPath);
     }
+    let proxies = limits::proxies(&table, report);
+    if let (Some(place), Some(address)) = (proxies.place(), &address)
+        && matches!(address.value, Address::Path(_) | Address::Name(_))
+    {
+        report.wrong(place, Problem::ProxiesWithoutAddress);
+    }
     let unknown = table.or(report, "unknown", None, |item, report| {
         match item.text(report, "`\"reject\"` or the name of a pool")? {
             "reject" => Some(None),
@@ -272,7 +278,7 @@ fn listener(item: &Item<'_>, report: &mut Report) -> Option<ListenerDraft> {
         address,
         backlog,
         mode,
-        proxies: limits::proxies(&table, report),
+        proxies,
         outer_hello: limits::outer_hello(&table, report),
         limits: limits::limits(&table, report),
         unknown: Sourced::default(None),

@@ -37,6 +37,10 @@ pub(crate) fn layout(
                 (Some(socket), place)
             }
         };
+        // What was inherited shows only now what it is.
+        if place.is_none() && !listener.proxies.is_empty() {
+            return Err(StartupError::ProxiesWithoutAddress { listener: name, address });
+        }
         if listeners.is_empty() {
             port = place;
         }
