@@ -19,14 +19,20 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
     [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
 }
 
-/// A hello of TLS 1.2 with this name, and what makes the test's worker send all of it back.
-pub fn hello(name: &str) -> Vec<u8> {
-    let entry = [&[0][..], &sized(name.as_bytes())].concat();
-    let extensions = [&[0, 0][..], &sized(&sized(&entry))].concat();
+/// A hello of TLS 1.2, with this name or without one, and nothing else that matters.
+pub fn client_hello(name: Option<&str>) -> Vec<u8> {
+    let entry = |name: &str| [&[0][..], &sized(name.as_bytes())].concat();
+    let extension = |name: &str| [&[0, 0][..], &sized(&sized(&entry(name)))].concat();
+    let extensions = sized(&name.map_or(Vec::new(), extension));
     let suites = sized(&[0x13, 0x01]);
-    let body = [&[3, 3][..], &[7; 32], &[0], &suites, &[1, 0], &sized(&extensions)].concat();
+    let body = [&[3, 3][..], &[7; 32], &[0], &suites, &[1, 0], &extensions].concat();
     let handshake = [&[1, 0][..], &sized(&body)].concat();
-    [&[0x16, 3, 1][..], &sized(&handshake), b" /bytes \r\n\r\n"].concat()
+    [&[0x16, 3, 1][..], &sized(&handshake)].concat()
+}
+
+/// A hello with this name, and what makes the test's worker send all of it back.
+pub fn hello(name: &str) -> Vec<u8> {
+    [&client_hello(Some(name))[..], b" /bytes \r\n\r\n"].concat()
 }
 
 /// The head of a request that makes the test's worker send all of it back.

@@ -13,6 +13,7 @@
 //! - [`master`]: the program itself, with its router and its workers; [`place`]: its files;
 //! - [`scene`]: the program with a pool that fails and one that has nothing to do with it;
 //!   [`load`]: clients that come again and again; [`family`]: what all its processes have;
+//! - [`balancing`]: the program with four workers, and clients with the key of its balance;
 //! - [`scripting`]: the program with a routing script;
 //! - [`stalled`]: the program with a worker that does not answer, while routers change;
 //! - [`memory`]: an allocator that counts, and a crowd of clients;
@@ -27,6 +28,7 @@
     reason = "a harness makes its test fail by panicking"
 )]
 
+pub mod balancing;
 pub mod census;
 pub mod client;
 pub mod family;

@@ -12,6 +12,7 @@ use std::process::Command;
 
 use serde_json::json;
 use vestibule_tests::files::Folder;
+use vestibule_tests::half::client_hello;
 use vestibule_tests::master::vestibule;
 use vestibule_tests::scripting::{EXAMPLES, ONE_POOL, Run, field};
 use vestibule_tests::world::until;
@@ -230,10 +231,10 @@ fn a_tls_client_goes_by_the_name_that_it_asks_for() {
         client.end().0
     };
     // access_denied, as an alert.
-    assert_eq!(answer(&hello("other.example.org")), [0x15, 3, 3, 0, 2, 2, 49]);
+    assert_eq!(answer(&client_hello(Some("other.example.org"))), [0x15, 3, 3, 0, 2, 2, 49]);
     // A worker that speaks no TLS says what it says; it is no alert of the router's. Those that do are
     // in `examples/tls`.
-    let said = answer(&hello("shop.example.org"));
+    let said = answer(&client_hello(Some("shop.example.org")));
     assert!(!said.starts_with(&[0x15]), "{said:?}");
     assert_eq!(ask(&run, "127.0.0.1", "host: shop.example.org\r\n").status, 421);
     run.stop();
@@ -285,19 +286,6 @@ fn who_asks_only_for_tls_waits_for_no_head() {
     assert_eq!(client.answer().status, 418);
     drop(client);
     run.stop();
-}
-
-/// A hello of TLS 1.2 with a name and nothing else that matters.
-fn hello(name: &str) -> Vec<u8> {
-    let sized =
-        |bytes: &[u8]| [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat();
-    let entry = [&[0][..], &sized(name.as_bytes())].concat();
-    let extensions = [&[0, 0][..], &sized(&sized(&entry))].concat();
-    let random = [7; 32];
-    let body =
-        [&[3, 3][..], &random, &[0], &sized(&[0x13, 0x01]), &[1, 0], &sized(&extensions)].concat();
-    let handshake = [&[1, 0][..], &sized(&body)].concat();
-    [&[0x16, 3, 1][..], &sized(&handshake)].concat()
 }
 
 #[test]

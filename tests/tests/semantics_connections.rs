@@ -3,12 +3,10 @@
 
 #![allow(clippy::unwrap_used, clippy::panic, reason = "a test fails by panicking")]
 
-use std::hash::Hasher;
 use std::net::{IpAddr, Ipv4Addr};
 use std::os::unix::net::UnixStream;
 use std::time::Duration;
 
-use siphasher::sip::SipHasher24;
 use vestibule_protocol::message::RefusalReason;
 use vestibule_router::inspect::{PausedConnection, Touched};
 use vestibule_router::worker::PostError;
@@ -16,6 +14,7 @@ use vestibule_router::{
     Balance, Connection, ConnectionInfo, Exit, Listener, Refused, Undelivered, UndeliveredReason,
     WorkerEvent, WorkerPool,
 };
+use vestibule_tests::balancing::rendezvous_order;
 use vestibule_tests::ledger::{self, Ledger};
 use vestibule_tests::{Client, Order, Said, World, hostile, process, run, worker};
 
@@ -203,7 +202,7 @@ fn point_19_under_affinity_refusals_are_followed_in_rendezvous_order_to_each_wor
         assert_eq!(undelivered(Some(event)).reason, UndeliveredReason::MaxAttempts);
         let tried: Vec<String> =
             ledger.of("refused").into_iter().map(|entry| entry.worker).collect();
-        assert_eq!(tried, rendezvous_order(address, 4)[..3]);
+        assert_eq!(tried, rendezvous_order(&address.octets(), 4)[..3]);
     });
 }
 
@@ -263,23 +262,6 @@ fn point_19_a_connection_never_crosses_to_another_pool() {
     });
 }
 
-/// The documented order of workers for an address: rendezvous hashing by SipHash-2-4 with key zero
-/// over the address, a zero byte and the worker's name; the highest comes first.
-fn rendezvous_order(address: Ipv4Addr, workers: usize) -> Vec<String> {
-    let mut scored: Vec<(u64, String)> = (1..=workers)
-        .map(|number| format!("app-{number}"))
-        .map(|name| {
-            let mut hasher = SipHasher24::new_with_keys(0, 0);
-            hasher.write(&address.octets());
-            hasher.write(&[0]);
-            hasher.write(name.as_bytes());
-            (hasher.finish(), name)
-        })
-        .collect();
-    scored.sort_by(|one, two| two.cmp(one));
-    scored.into_iter().map(|(_, name)| name).collect()
-}
-
 fn connect_from(world: &World, listener: &mut Listener, address: Ipv4Addr) -> (Client, Connection) {
     let client = Client::connect_from(IpAddr::V4(address), listener.local_addr().unwrap());
     let connection = world.accept(listener);
@@ -296,11 +278,11 @@ fn point_19_under_affinity_the_next_in_rendezvous_order_gets_it() {
             let address = Ipv4Addr::new(127, 0, 0, last);
             let (mut client, connection) = connect_from(world, &mut listener, address);
             pool.post_message(&0u64, [connection]).unwrap();
-            assert_eq!(client.get("/").field("worker"), rendezvous_order(address, 4)[0]);
+            assert_eq!(client.get("/").field("worker"), rendezvous_order(&address.octets(), 4)[0]);
         }
         // The first choice of this address dies with its connections unread.
         let address = Ipv4Addr::new(127, 0, 0, 1);
-        let order = rendezvous_order(address, 4);
+        let order = rendezvous_order(&address.octets(), 4);
         let first = pool.iter().find(|worker| worker.name() == order[0]).unwrap();
         process::freeze(first.pid().unwrap());
         let mut clients: Vec<Client> = (0..5u64)
