@@ -233,7 +233,9 @@ impl Hall {
         let place = Place::new();
         let mut command = place.vestibule(worker);
         command.arg(place.config(&config(&place, worker, router, listener, pool)));
-        Self { master: Master::launch(command), place }
+        let master = Master::launch(command);
+        place.until("all are ready", |status| status["pools"][0]["ready"] == WORKERS);
+        Self { master, place }
     }
 
     /// Goes on with other lines.
@@ -254,7 +256,7 @@ impl Hall {
         let (_, before) = self.master.accepted_and_acknowledged();
         let mut client = self.come(visitor);
         let worker = client.answer().field("worker");
-        until("it is acknowledged", || self.master.accepted_and_acknowledged().1 == before + 1);
+        until("it is acknowledged", || self.master.accepted_and_acknowledged().1 > before);
         (client, worker)
     }
 
