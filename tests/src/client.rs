@@ -133,6 +133,17 @@ impl Client {
         Ok(Response { status, headers, body })
     }
 
+    /// The next bytes, so many.
+    ///
+    /// # Panics
+    /// The connection ended before, or they did not come in time.
+    pub fn bytes(&mut self, count: usize) -> Vec<u8> {
+        while self.unread.len() < count {
+            self.read_more().unwrap_or_else(|ended| panic!("{ended:?} before {count} bytes"));
+        }
+        self.unread.drain(..count).collect()
+    }
+
     /// Reads to the end of the connection: what came, and how it ended.
     pub fn end(&mut self) -> (Vec<u8>, Ended) {
         loop {
