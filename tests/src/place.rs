@@ -5,7 +5,8 @@ use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
+use std::time::Instant;
 
 use serde_json::{Value, json};
 
@@ -127,8 +128,22 @@ impl Place {
     }
 
     /// Runs a command to its end: its exit code.
+    ///
+    /// # Panics
+    /// It does not end.
     pub fn code(&self, command: &mut Command) -> Option<i32> {
-        let Output { status, .. } = command.stdout(Stdio::null()).output().unwrap();
-        status.code()
+        let mut child = command.stdout(Stdio::null()).spawn().unwrap();
+        let begin = Instant::now();
+        loop {
+            if let Some(status) = child.try_wait().unwrap() {
+                return status.code();
+            }
+            if begin.elapsed() > DEADLINE {
+                child.kill().unwrap();
+                child.wait().unwrap();
+                panic!("it does not end: {}", self.said());
+            }
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
     }
 }

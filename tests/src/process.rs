@@ -48,6 +48,26 @@ pub fn thaw(pid: u32) {
     signal(pid, Signal::CONT);
 }
 
+/// A process that stands still until this is dropped, by a test that fails too: it would never end.
+#[derive(Debug)]
+pub struct Frozen(u32);
+
+impl Frozen {
+    /// As [`freeze`].
+    pub fn new(pid: u32) -> Self {
+        let frozen = Self(pid);
+        freeze(pid);
+        frozen
+    }
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It may have been killed.
+        let _ = rustix::process::kill_process(number(self.0), Signal::CONT);
+    }
+}
+
 /// Lets a process open so many descriptors more, and no others.
 pub fn limit_descriptors(pid: u32, more: usize) {
     let open = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap().count();

@@ -13,7 +13,7 @@ use rustix::process::Signal;
 use serde_json::json;
 use vestibule_tests::Client;
 use vestibule_tests::balancing::{Hall, Visitor, WORDS, Word};
-use vestibule_tests::process;
+use vestibule_tests::process::{self, Frozen};
 use vestibule_tests::world::{turn, until};
 
 const WORKER: &str = env!("CARGO_BIN_EXE_test-worker");
@@ -177,11 +177,11 @@ fn a_worker_that_died_and_is_not_ready_again() {
 #[test]
 fn a_worker_that_stands_still_with_as_much_as_it_may_leave_unanswered() {
     Scene::each("handoff-window = 1\n", |scene| {
-        process::freeze(scene.pid());
+        let frozen = Frozen::new(scene.pid());
         let mut first = scene.come();
         scene.until_connections(1);
         let mut client = scene.wait_or_spill();
-        process::thaw(scene.pid());
+        drop(frozen);
         assert_eq!(first.answer().field("worker"), scene.worker);
         scene.assert_answered(&mut client);
         drop(first);
