@@ -19,15 +19,28 @@ fn sized(bytes: &[u8]) -> Vec<u8> {
     [&u16::try_from(bytes.len()).unwrap().to_be_bytes()[..], bytes].concat()
 }
 
+/// A hello of TLS 1.2 with this name, or without one, and so much padding (RFC 7685) behind it: the handshake
+/// message.
+pub fn handshake(name: Option<&str>, padding: usize) -> Vec<u8> {
+    let entry = |name: &str| [&[0][..], &sized(name.as_bytes())].concat();
+    let named = |name: &str| [&[0, 0][..], &sized(&sized(&entry(name)))].concat();
+    let mut extensions = name.map_or(Vec::new(), named);
+    if padding > 0 {
+        extensions.extend([&[0, 21][..], &sized(&vec![0; padding])].concat());
+    }
+    let suites = sized(&[0x13, 0x01]);
+    let body = [&[3, 3][..], &[7; 32], &[0], &suites, &[1, 0], &sized(&extensions)].concat();
+    [&[1, 0][..], &sized(&body)].concat()
+}
+
+/// A part of a handshake message in a record of its own.
+pub fn record(part: &[u8]) -> Vec<u8> {
+    [&[0x16, 3, 1][..], &sized(part)].concat()
+}
+
 /// A hello of TLS 1.2, with this name or without one, and nothing else that matters.
 pub fn client_hello(name: Option<&str>) -> Vec<u8> {
-    let entry = |name: &str| [&[0][..], &sized(name.as_bytes())].concat();
-    let extension = |name: &str| [&[0, 0][..], &sized(&sized(&entry(name)))].concat();
-    let extensions = sized(&name.map_or(Vec::new(), extension));
-    let suites = sized(&[0x13, 0x01]);
-    let body = [&[3, 3][..], &[7; 32], &[0], &suites, &[1, 0], &extensions].concat();
-    let handshake = [&[1, 0][..], &sized(&body)].concat();
-    [&[0x16, 3, 1][..], &sized(&handshake)].concat()
+    record(&handshake(name, 0))
 }
 
 /// A hello with this name, and what makes the test's worker send all of it back.

@@ -1,5 +1,5 @@
-//! Clients that are looked at before their worker is chosen, through the program itself: the worker
-//! reads every byte from the first, and slow clients hold nobody up.
+//! Clients that are looked at before their worker is chosen, through the program itself: slow ones hold
+//! nobody up. That the worker reads every byte is in `inspect_pieces`.
 
 #![allow(
     clippy::unwrap_used,
@@ -12,8 +12,6 @@
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
-use proptest::prelude::*;
-use proptest::test_runner::{Config, TestRunner};
 use vestibule_tests::master::Master;
 use vestibule_tests::place::Place;
 use vestibule_tests::world::until;
@@ -34,55 +32,6 @@ fn hall(listener: &str, router: &str) -> (Master, Place) {
     let mut command = place.vestibule(WORKER);
     command.arg(file);
     (Master::launch(command), place)
-}
-
-/// A request whose worker says back every byte that it has read.
-fn request() -> impl Strategy<Value = Vec<u8>> {
-    let lines = proptest::collection::vec(("[a-z]{1,12}", "[!-~]{0,60}"), 0..12);
-    let body = proptest::collection::vec(any::<u8>(), 0..3000);
-    (lines, body, any::<bool>()).prop_map(|(lines, body, pipelined)| {
-        let mut bytes = b"POST /bytes HTTP/1.1\r\nhost: a.example\r\n".to_vec();
-        for (name, value) in lines {
-            bytes.extend(format!("x-{name}: {value}\r\n").bytes());
-        }
-        bytes.extend(b"\r\n");
-        if pipelined {
-            bytes.extend(b"GET /next HTTP/1.1\r\nhost: none.example\r\n\r\n");
-        }
-        bytes.extend(body);
-        bytes
-    })
-}
-
-#[test]
-fn the_worker_reads_every_byte_from_the_first_however_they_came() {
-    const CASES: u32 = 2_000;
-    let (master, _place) = hall("", "");
-    let config = Config { cases: CASES, failure_persistence: None, ..Config::default() };
-    let cuts = proptest::collection::vec((any::<prop::sample::Index>(), 0..3u8), 0..6);
-    let result = TestRunner::new(config).run(&(request(), cuts), |(bytes, cuts)| {
-        let mut cuts: Vec<_> =
-            cuts.into_iter().map(|(at, pause)| (at.index(bytes.len()), pause)).collect();
-        cuts.sort_unstable();
-        let mut client = master.client();
-        let mut sent = 0;
-        for (at, pause) in cuts {
-            client.send(&bytes[sent..at]);
-            sent = at;
-            match pause {
-                0 => {}
-                1 => std::thread::yield_now(),
-                _ => std::thread::sleep(Duration::from_micros(300)),
-            }
-        }
-        client.send(&bytes[sent..]);
-        client.finish();
-        prop_assert!(client.answer().body == bytes);
-        Ok(())
-    });
-    result.unwrap();
-    println!("{CASES} requests in random pieces came whole");
-    master.stop();
 }
 
 #[test]

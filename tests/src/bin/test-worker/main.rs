@@ -1,7 +1,7 @@
 //! A well-behaved worker over the Rust runtime. Its first argument says how it takes connections:
 //! `recv` (its own loop), `typed` (the same, every message a `u64`), `careless` (the same, and it does not
-//! say that it keeps to the scope of its connections), `serve` (hyper) or `http2` (its own loop over hyper's
-//! HTTP/2).
+//! say that it keeps to the scope of its connections), `bytes` (the same, and it says back all that comes,
+//! whatever it is), `serve` (hyper) or `http2` (its own loop over hyper's HTTP/2).
 //!
 //! `TEST_GATE` names a FIFO to wait for before anything else; `TEST_STUBBORN` makes it ignore
 //! SIGTERM; `TEST_DESCRIPTORS` limits what it may open beyond what it has, from its first connection on;
@@ -16,6 +16,7 @@
     reason = "a test's worker fails by panicking, and ends when it is told to"
 )]
 
+mod bytes;
 mod handing;
 mod http2;
 mod obey;
@@ -40,6 +41,7 @@ fn main() {
     match std::env::args().nth(1).unwrap_or_default().as_str() {
         // Its clients ask for whatever a case wants to be asked.
         "recv" => runtime.block_on(own::run(scope.keeps_scope(true))),
+        "bytes" => runtime.block_on(bytes::run(scope.keeps_scope(true))),
         "careless" => runtime.block_on(own::run(scope)),
         "typed" => runtime.block_on(own::run(scope.message::<u64>().keeps_scope(true))),
         "serve" => runtime.block_on(serve::run(scope)),

@@ -86,7 +86,7 @@ async fn converse(scope: WorkerScope, mut stream: Stream, info: ConnectionInfo, 
 }
 
 /// The path of the next request, once its head is whole in `unread`.
-async fn request(stream: &mut Stream, unread: &mut Vec<u8>) -> Option<String> {
+pub(crate) async fn request(stream: &mut Stream, unread: &mut Vec<u8>) -> Option<String> {
     loop {
         if let Some(end) = unread.windows(4).position(|four| four == b"\r\n\r\n") {
             let head = String::from_utf8_lossy(&unread[..end]).into_owned();
