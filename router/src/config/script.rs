@@ -91,11 +91,15 @@ fn mistake(path: &std::path::Path, text: &str, failure: &Failure) -> Mistake {
     let source = Source::new(PathBuf::from(path), text.to_owned(), usize::MAX);
     let source = Arc::new(source);
     let at = failure.place.map_or(0, |(line, column)| {
-        let begin = text.split_inclusive('\n').take(line.saturating_sub(1) as usize);
-        let begin: usize = begin.map(str::len).sum();
-        let rest = text.get(begin..).unwrap_or_default();
-        let before = rest.chars().take(column.saturating_sub(1) as usize);
-        begin + before.map(char::len_utf8).sum::<usize>()
+        let mut lines = text.split_inclusive('\n');
+        let begin: usize = lines.by_ref().take(line.saturating_sub(1) as usize).map(str::len).sum();
+        let line = lines.next().unwrap_or_default().trim_end_matches(['\n', '\r']);
+        // The engine counts bytes; some places are that of a character's last one.
+        let mut at = line.len().min(column.saturating_sub(1) as usize);
+        while !line.is_char_boundary(at) {
+            at -= 1;
+        }
+        begin + at
     });
     let problem = Problem::ScriptFails(failure.message.clone());
     Mistake::at(&Place::new(&source, at..at), problem)

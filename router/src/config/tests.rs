@@ -93,7 +93,9 @@ fn said(path: &Path) -> String {
     let lines: Vec<String> = match Config::load_on(path, &overrides, &system) {
         Err(mistakes) => mistakes.iter().map(ToString::to_string).collect(),
         Ok((config, warnings)) => {
-            let mistakes = config.run_tests();
+            let mut mistakes = config.run_tests();
+            #[cfg(feature = "script")]
+            mistakes.extend(config.run_script_tests());
             let mut lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
             lines.extend(mistakes.iter().map(ToString::to_string));
             if mistakes.is_empty() {

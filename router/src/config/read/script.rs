@@ -3,11 +3,13 @@
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use vestibule_protocol::supervision::ScriptSetup;
 
 use super::super::problem::Problem;
+use super::super::source::{Place, Source};
 use super::super::tree::{Item, Report};
 use super::super::types::Script;
 use super::super::values;
@@ -25,12 +27,23 @@ pub(super) fn read(item: &Item<'_>, report: &mut Report) -> Option<Script> {
     let folder = item.source().path().parent().unwrap_or_else(|| Path::new(""));
     let path = folder.join(text);
     let result = contents(&path).map_err(|reason| Problem::Script { path: path.clone(), reason });
-    let text = report.take(&item.place, result)?.into();
-    Some(Script { path, text })
+    let bytes = report.take(&item.place, result)?;
+    match String::from_utf8(bytes) {
+        Ok(text) => Some(Script { path, text: text.into() }),
+        Err(error) => {
+            let at = error.utf8_error().valid_up_to();
+            let text = String::from_utf8_lossy(error.as_bytes()).into_owned();
+            // Behind all files of the configuration.
+            let source = Arc::new(Source::new(path, text, usize::MAX));
+            let end = at + char::REPLACEMENT_CHARACTER.len_utf8();
+            report.wrong(&Place::new(&source, at..end), Problem::NotText);
+            None
+        }
+    }
 }
 
 /// A bounded read: the path may be a device.
-fn contents(path: &Path) -> Result<String, String> {
+fn contents(path: &Path) -> Result<Vec<u8>, String> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| error.to_string())?;
     let read = file.take(LONGEST + 1).read_to_end(&mut bytes);
@@ -38,7 +51,7 @@ fn contents(path: &Path) -> Result<String, String> {
     if bytes.len() as u64 > LONGEST {
         return Err(format!("it is larger than {}", values::show_size(LONGEST)));
     }
-    String::from_utf8(bytes).map_err(|_| "it is no UTF-8".to_owned())
+    Ok(bytes)
 }
 
 pub(super) fn timeout(item: &Item<'_>, report: &mut Report) -> Option<Duration> {

@@ -253,7 +253,7 @@ impl<S: Subject> Engine<S> {
             };
             while !self.clock.expired() && ctx.execute_pending_job() {}
             if self.clock.expired() {
-                return End::Failed(self.late(&ctx));
+                return End::Failed(Failure::late(&ctx, &self.source.name, &self.limits));
             }
             if let Some(promise) = promise {
                 match promise.state() {
@@ -276,19 +276,9 @@ impl<S: Subject> Engine<S> {
     /// What was just thrown.
     fn failure(&self, ctx: &Ctx<'_>) -> Failure {
         if self.clock.expired() {
-            return self.late(ctx);
+            return Failure::late(ctx, &self.source.name, &self.limits);
         }
         Failure::thrown(ctx, &ctx.catch(), &self.source.name)
-    }
-
-    /// Time is over; where, if that is known.
-    fn late(&self, ctx: &Ctx<'_>) -> Failure {
-        let thrown = ctx.catch();
-        let place = match thrown.is_object() {
-            true => Failure::thrown(ctx, &thrown, &self.source.name).place,
-            false => None,
-        };
-        Failure { place, ..Failure::time(&self.source.name, &self.limits) }
     }
 
     fn conclude(&mut self, ticket: Ticket, end: End) -> Verdict<S> {

@@ -64,6 +64,16 @@ impl Failure {
         Self::new(FailureKind::Time, script, message)
     }
 
+    /// Time is over; where, if that is known.
+    pub(super) fn late(ctx: &Ctx<'_>, script: &str, limits: &Limits) -> Self {
+        let thrown = ctx.catch();
+        let place = match thrown.is_object() {
+            true => Self::thrown(ctx, &thrown, script).place,
+            false => None,
+        };
+        Self { place, ..Self::time(script, limits) }
+    }
+
     /// What was thrown. Reading it may run code of the script's; its time still counts.
     pub(super) fn thrown<'js>(ctx: &Ctx<'js>, thrown: &Value<'js>, script: &str) -> Self {
         if thrown.is_null() {

@@ -54,16 +54,14 @@ pub(super) fn start(
         options.strict = false;
         options.filename = Some(name.replace('\0', "?"));
         let result = ctx.eval_with_options::<Value, _>(source.text.as_str(), options);
-        if result.is_err() {
-            let thrown = ctx.catch();
-            if clock.expired() {
-                return Err(Failure::time(name, &Limits { time: START, ..*limits }));
-            }
-            return Err(Failure::thrown(&ctx, &thrown, name));
+        if result.is_ok() {
+            while !clock.expired() && ctx.execute_pending_job() {}
         }
-        while !clock.expired() && ctx.execute_pending_job() {}
         if clock.expired() {
-            return Err(Failure::time(name, &Limits { time: START, ..*limits }));
+            return Err(Failure::late(&ctx, name, &Limits { time: START, ..*limits }));
+        }
+        if result.is_err() {
+            return Err(Failure::thrown(&ctx, &ctx.catch(), name));
         }
         // As the handler is called: it may be a `const`.
         let mut options = EvalOptions::default();

@@ -1,0 +1,2 @@
+onconnection = ({ connection }) => {
+  pools.app.postMessage(1, [connection]);
