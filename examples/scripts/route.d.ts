@@ -39,7 +39,7 @@ interface HttpHead {
   readonly method: string;
   /** The target as it was sent. */
   readonly target: string;
-  /** The path, decoded and without dot segments; null for `OPTIONS *` and `CONNECT`. */
+  /** The path, without dot segments and escapes of letters and digits; `é` is `%C3%A9`. null for `OPTIONS *` and `CONNECT`. */
   readonly path: string | null;
   /** The host in lower case, without port; null if there is none. Two of them throw a `NotReadableError`. */
   readonly host: string | null;

@@ -106,6 +106,45 @@ fn no_spelling_of_a_closed_path_is_served() {
     master.stop();
 }
 
+/// hyper takes what stands there for a path, unless it is an authority, or `*` of `OPTIONS`.
+#[test]
+fn no_target_that_should_have_no_path_hides_a_closed_one() {
+    let (master, _place) =
+        hall("[[route]]\npath = \"/admin/*\"\nreject = 403\n[[route]]\npool = \"app\"\n");
+    for line in ["CONNECT /admin", "CONNECT http://a.example/admin", "CONNECT *", "GET *"] {
+        let head = format!("{line} HTTP/1.1\r\nhost: a.example\r\n\r\n");
+        assert_kept_out(&master, head.as_bytes(), 400, "not-http");
+    }
+    for line in ["CONNECT a.example:443", "OPTIONS *"] {
+        let mut client = master.client();
+        client.send(format!("{line} HTTP/1.1\r\nhost: a.example\r\n\r\n").as_bytes());
+        assert_eq!(client.answer().status, 200, "{line}");
+    }
+    master.stop();
+}
+
+/// The same as browsers send it, and as it is written.
+#[test]
+fn no_spelling_of_a_closed_path_beyond_ascii_is_served() {
+    let (master, _place) = hall(
+        "[[route]]\npath = \"/caf\u{e9}/*\"\nreject = 403\n\
+         [[route]]\npath = \"/stra%c3%9Fe\"\nreject = 403\n\
+         [[route]]\npool = \"app\"\n",
+    );
+    assert_eq!(master.client().get("/caf%C3%A8").status, 200, "what is open is served");
+    for target in [
+        "/caf\u{e9}",
+        "/caf%C3%A9/x",
+        "/%63af%c3%a9",
+        "/caf%c3\u{e9}/../caf%C3%A9",
+        "/stra\u{df}e",
+        "/stra%C3%9fe",
+    ] {
+        assert_kept_out(&master, &get(target, &["host: a.example"]), 403, "rejected");
+    }
+    master.stop();
+}
+
 #[test]
 fn no_way_to_name_a_closed_host_is_served() {
     let (master, _place) = hall(RULES);

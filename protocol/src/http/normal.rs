@@ -40,17 +40,17 @@ fn split_port(text: &str) -> Option<(&str, &str)> {
     Some(text.split_once(':').unwrap_or((text, "")))
 }
 
-/// A path: what is before `?`, unreserved characters decoded (RFC 3986 2.3), the digits of other
-/// escapes in upper case, dot segments removed, slashes merged. `None` for what is no path: not
-/// beginning with a slash, or with a backslash or a control character in it, which some servers
-/// take for something else, or with `#` in it or behind it, which some cut off.
+/// A path: what is before `?`, unreserved characters decoded (RFC 3986 2.3), all that is not ASCII
+/// escaped (RFC 3987 3.1), the digits of escapes in upper case, dot segments removed, slashes merged.
+/// `None` for what is no path: not beginning with a slash, or with a backslash or a control character in
+/// it, which some servers take for something else, or with `#` in it or behind it, which some cut off.
 pub fn path(target: &str) -> Option<Box<str>> {
     let path = target.split_once('?').map_or(target, |(path, _)| path);
     let odd = |byte: u8| byte.is_ascii_control() || matches!(byte, b'\\' | b' ');
     if !path.starts_with('/') || path.bytes().any(odd) || target.contains('#') {
         return None;
     }
-    let decoded = decode_unreserved(path);
+    let decoded = respell(path);
     let mut normal = String::with_capacity(decoded.len());
     for segment in decoded.split('/') {
         match segment {
@@ -69,34 +69,38 @@ pub fn path(target: &str) -> Option<Box<str>> {
     Some(normal.into())
 }
 
-fn decode_unreserved(path: &str) -> Cow<'_, str> {
-    if !path.contains('%') {
+/// One spelling of every character: itself or its escape.
+fn respell(path: &str) -> Cow<'_, str> {
+    if path.is_ascii() && !path.contains('%') {
         return Cow::Borrowed(path);
     }
-    let mut parts = path.split('%');
-    let mut decoded = String::with_capacity(path.len());
-    decoded.push_str(parts.next().unwrap_or_default());
-    for part in parts {
-        match escape(part.as_bytes()) {
-            Some(byte) if is_unreserved(byte) => decoded.push(char::from(byte)),
-            Some(byte) => {
-                const DIGITS: [char; 16] = [
-                    '0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F',
-                ];
-                decoded.push('%');
-                for digit in [byte >> 4, byte & 15] {
-                    decoded.extend(DIGITS.get(usize::from(digit)));
+    let mut spelled = String::with_capacity(path.len());
+    let mut rest = path.as_bytes();
+    while let Some((first, after)) = rest.split_first() {
+        rest = after;
+        match (first, escape(after)) {
+            (b'%', Some(byte)) => {
+                rest = after.get(2..).unwrap_or_default();
+                if is_unreserved(byte) {
+                    spelled.push(char::from(byte));
+                } else {
+                    push_escape(&mut spelled, byte);
                 }
             }
-            None => {
-                decoded.push('%');
-                decoded.push_str(part);
-                continue;
-            }
+            (first, _) if first.is_ascii() => spelled.push(char::from(*first)),
+            (first, _) => push_escape(&mut spelled, *first),
         }
-        decoded.push_str(part.get(2..).unwrap_or_default());
     }
-    Cow::Owned(decoded)
+    Cow::Owned(spelled)
+}
+
+fn push_escape(text: &mut String, byte: u8) {
+    const DIGITS: [char; 16] =
+        ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9', 'A', 'B', 'C', 'D', 'E', 'F'];
+    text.push('%');
+    for digit in [byte >> 4, byte & 15] {
+        text.extend(DIGITS.get(usize::from(digit)));
+    }
 }
 
 fn is_unreserved(byte: u8) -> bool {
@@ -199,7 +203,9 @@ mod tests {
             ("/%2561dmin", "/%2561dmin"),
             ("/%zz%4", "/%zz%4"),
             ("/%7Euser", "/~user"),
-            ("/a%\u{e4}\u{e4}", "/a%\u{e4}\u{e4}"),
+            ("/a%\u{e4}\u{e4}", "/a%%C3%A4%C3%A4"),
+            ("/caf\u{e9}", "/caf%C3%A9"),
+            ("/caf%c3%a9", "/caf%C3%A9"),
         ] {
             assert_eq!(path(written).as_deref(), Some(meant), "{written}");
         }

@@ -15,16 +15,19 @@ pub enum Said<T> {
     Oddly,
 }
 
-/// A target's authority and its path with the query (RFC 9112 3.2).
+/// A target's authority and its path with the query (RFC 9112 3.2). No path has `CONNECT`, with an
+/// authority alone, and `OPTIONS`, with `*`; some servers take other targets of `CONNECT`, and `*` of other
+/// methods, for paths.
 pub fn parts<'a>(method: &str, target: &'a str) -> (Option<&'a str>, Said<&'a str>) {
     if method == "CONNECT" {
-        return (Some(target), Said::Never);
+        let path = if normal::host(target).is_some() { Said::Never } else { Said::Oddly };
+        return (Some(target), path);
     }
     if target.starts_with('/') {
         return (None, Said::Once(target));
     }
     if target == "*" {
-        return (None, Said::Never);
+        return (None, if method == "OPTIONS" { Said::Never } else { Said::Oddly });
     }
     let scheme = |name: &str| {
         let (scheme, rest) = target.split_once("://")?;

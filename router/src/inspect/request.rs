@@ -63,7 +63,7 @@ impl HttpHead {
         self.host.as_ref().map(|host| &**host)
     }
 
-    /// The path, see [`super::normal::path`]; absent for `CONNECT` and for `OPTIONS *`.
+    /// The path, see [`super::normal::path`]; absent for `CONNECT` to an authority and for `OPTIONS *`.
     pub fn path(&self) -> Fact<&str> {
         self.path.as_ref().map(|path| &**path)
     }
@@ -155,6 +155,11 @@ mod tests {
             ("GET", "admin", Fact::Unknown(Cause::NotHttp)),
             ("OPTIONS", "*", Fact::Absent),
             ("CONNECT", "h:443", Fact::Absent),
+            // Some servers take these for paths.
+            ("CONNECT", "/admin", Fact::Unknown(Cause::NotHttp)),
+            ("CONNECT", "http://h/admin", Fact::Unknown(Cause::NotHttp)),
+            ("CONNECT", "*", Fact::Unknown(Cause::NotHttp)),
+            ("GET", "*", Fact::Unknown(Cause::NotHttp)),
         ] {
             assert_eq!(head(method, target, &[]).path(), path, "{target}");
         }
