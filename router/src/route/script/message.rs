@@ -30,6 +30,7 @@ pub(super) fn read<'js>(ctx: &Ctx<'js>, value: &Value<'js>) -> Result<Data> {
     }
     let mut text = Vec::with_capacity(32);
     write(ctx, value, &mut text, 0)?;
+    fits(ctx, text.len())?;
     if value.is_object() && text.len() <= MOST_KEPT {
         Handles::of(ctx)?.layouts.keep_posted(value);
     }
@@ -40,13 +41,19 @@ fn refuse(ctx: &Ctx<'_>, what: &str) -> rquickjs::Error {
     Exception::throw_dom(ctx, "DataCloneError", &format!("{what} cannot be posted"))
 }
 
+/// Whether so many bytes are no more than the queue before a worker holds.
+fn fits(ctx: &Ctx<'_>, bytes: usize) -> Result<()> {
+    match bytes > QUEUE_BYTES {
+        true => Err(refuse(ctx, "a message of more than 1 MiB")),
+        false => Ok(()),
+    }
+}
+
 fn write<'js>(ctx: &Ctx<'js>, value: &Value<'js>, out: &mut Vec<u8>, depth: usize) -> Result<()> {
     if depth > DEEPEST {
         return Err(refuse(ctx, "what is nested more than 64 levels deep, or in itself,"));
     }
-    if out.len() > QUEUE_BYTES {
-        return Err(refuse(ctx, "a message of more than 1 MiB"));
-    }
+    fits(ctx, out.len())?;
     // Telling the kinds of objects from each other takes longest: only where it is refused.
     if let Some(array) = quickjs::array(value) {
         return list(ctx, array, out, depth);
@@ -93,6 +100,8 @@ fn number(ctx: &Ctx<'_>, number: f64, out: &mut Vec<u8>) -> Result<()> {
 
 /// Bytes, whatever QuickJS's types say: half of a surrogate pair is no text, and is told from the rest here.
 fn text(ctx: &Ctx<'_>, bytes: &[u8], out: &mut Vec<u8>) -> Result<()> {
+    // Before it is copied, to where the script's memory does not count.
+    fits(ctx, out.len() + bytes.len())?;
     let plain = |byte: &u8| (b' '..0x7f).contains(byte) && *byte != b'"' && *byte != b'\\';
     if bytes.iter().all(plain) {
         out.push(b'"');

@@ -329,6 +329,9 @@ fn json_carries_what_it_can_and_refuses_the_rest() {
         "Promise.resolve()",
         "Object.setPrototypeOf(() => 1, null)",
         "'x'.repeat(1 << 20), 1",
+        // The last thing in it, too.
+        "'x'.repeat(1 << 20)",
+        "{ ['x'.repeat(1 << 20)]: 1 }",
     ] {
         let body = format!(
             "try {{ pools.gold.postMessage([{refused}], [connection]) }}
