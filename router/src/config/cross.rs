@@ -17,6 +17,7 @@ use super::words::near;
 use crate::reject::Reason;
 use crate::route::table::{DEFAULT, NO_ROUTE, SCRIPT, UNKNOWN};
 use crate::route::{self, KeySource, Table, Target, Unseen};
+use crate::sys::users::number_of;
 
 /// Names of one kind, and what they stand for.
 struct Names<'a> {
@@ -291,8 +292,17 @@ fn test(
 
 /// What the router will make of the routes.
 fn compile(routes: &[Route], listeners: &[Listener], pools: &[Pool]) -> Table {
-    // Every text in them was read by the same functions.
-    let rules = routes.iter().filter_map(|route| route::compile(&route.setup()).ok()).collect();
+    let rule = |route: &Route| {
+        let mut setup = route.setup();
+        // Names become numbers when it is run; here they stay, too, for users of another system.
+        if let Some(users) = &mut setup.users {
+            let numbers: Vec<_> = users.iter().filter_map(|user| number_of(user)).collect();
+            users.extend(numbers.iter().map(u32::to_string));
+        }
+        // Every text was read by the same functions.
+        route::compile(&setup).ok()
+    };
+    let rules = routes.iter().filter_map(rule).collect();
     let keys = pools.iter().map(|pool| KeySource::of(&pool.balance)).collect();
     let unseen =
         listeners.iter().map(|listener| listener.unknown.map_or(Unseen::Reject, Unseen::Pool));

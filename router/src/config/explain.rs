@@ -7,11 +7,12 @@ use super::script::{Trial, Tried};
 use super::types::{Config, Route};
 use crate::inspect::{Depth, Fact, Facts, Speech};
 use crate::reject::Reason;
-use crate::route::imagine::{Imagined, Impossible};
+use crate::route::imagine::{Imagined, Impossible, Shown};
 use crate::route::rule::Key;
 #[cfg(feature = "script")]
 use crate::route::table::SCRIPT;
 use crate::route::{Affinity, Decision, Outcome, Target, Verdict, Why};
+use crate::sys::users::number_of;
 
 /// Values of a long list that are shown.
 const SHOWN: usize = 4;
@@ -22,7 +23,7 @@ impl Config {
     /// # Errors
     /// No client is like this.
     pub fn explain(&self, client: &Imagined, listener: usize) -> Result<String, Impossible> {
-        let shown = client.shown(self.is_proxied(listener))?;
+        let shown = self.shown(client, listener)?;
         let facts = shown.facts(listener);
         let mut page = String::new();
         // Writing to a text does not fail.
@@ -42,7 +43,7 @@ impl Config {
         listener: usize,
         script: &mut Trial,
     ) -> Result<String, Impossible> {
-        let shown = client.shown(self.is_proxied(listener))?;
+        let shown = self.shown(client, listener)?;
         let facts = shown.facts(listener);
         let mut page = String::new();
         let _ = self.write(&mut page, &facts).and_then(|()| match script.ask(&facts) {
@@ -55,6 +56,12 @@ impl Config {
             }
         });
         Ok(page)
+    }
+
+    /// What a client shows on a listener, where names of users are this system's.
+    pub(super) fn shown(&self, client: &Imagined, listener: usize) -> Result<Shown, Impossible> {
+        let uid = client.user.as_deref().and_then(number_of);
+        Ok(client.shown(self.is_proxied(listener))?.numbered(uid))
     }
 
     /// Whether proxies may speak for clients of a listener.

@@ -1,7 +1,6 @@
 //! A configuration's script, as `check` and `explain` run it: in this process, with the rights of
 //! whoever typed the command. `run` never does: there only the router runs it.
 
-use std::ffi::CString;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -160,8 +159,7 @@ impl Trial {
 
 /// A user's number, as the kernel tells it of a peer; of a user who is not on this system, the name.
 fn number(name: &str) -> String {
-    let known = CString::new(name).ok().and_then(|name| users::user_by_name(&name).ok().flatten());
-    known.map_or_else(|| name.to_owned(), |user| user.uid.to_string())
+    users::number_of(name).map_or_else(|| name.to_owned(), |uid| uid.to_string())
 }
 
 fn owned(label: Fact<&Label>) -> Fact<Label> {

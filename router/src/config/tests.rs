@@ -181,6 +181,26 @@ fn problems(text: &str) -> Vec<Problem> {
     read(text).unwrap_err().into_iter().map(|mistake| mistake.problem).collect()
 }
 
+/// As the kernel tells numbers only, whatever a route says.
+#[test]
+fn a_tests_user_is_the_same_by_name_and_by_number() {
+    let (config, _) = read(
+        "[[listener]]\nname = \"web\"\naddress = \"unix:@app\"\n\
+         [[pool]]\nname = \"app\"\ncommand = \"demo\"\n\
+         [[route]]\nname = \"name\"\npeer-user = \"root\"\npool = \"app\"\n\
+         [[route]]\nname = \"number\"\npeer-user = \"65534\"\npool = \"app\"\n\
+         [[test]]\npeer-user = \"root\"\nexpect = \"name\"\n\
+         [[test]]\npeer-user = \"0\"\nexpect = \"name\"\n\
+         [[test]]\npeer-user = \"nobody\"\nexpect = \"number\"\n\
+         [[test]]\npeer-user = \"65534\"\nexpect = \"number\"\n\
+         [[test]]\npeer-user = \"1234\"\nexpect = \"no-route\"\n",
+    )
+    .unwrap();
+    let mistakes: Vec<_> =
+        config.run_tests().iter().map(|mistake| mistake.problem.to_string()).collect();
+    assert_eq!(mistakes, [""; 0]);
+}
+
 #[test]
 fn unknown_keys_are_refused_in_every_table() {
     for schema in words::ALL {

@@ -35,7 +35,7 @@ impl Config {
     #[cfg(feature = "script")]
     fn run_script_test(&self, test: &Test, trial: &mut Trial) -> Option<Mistake> {
         let listener = test.listener.value;
-        let shown = test.client.shown(self.is_proxied(listener)).ok()?;
+        let shown = self.shown(&test.client, listener).ok()?;
         let facts = shown.facts(listener);
         let expected = test.expect.value.as_str();
         let (route, why) = match trial.ask(&facts) {
@@ -72,7 +72,7 @@ impl Config {
     fn run_test(&self, test: &Test) -> Option<Mistake> {
         // A description that no client fits was refused when it was read.
         let listener = test.listener.value;
-        let shown = test.client.shown(self.is_proxied(listener)).ok()?;
+        let shown = self.shown(&test.client, listener).ok()?;
         let facts = shown.facts(listener);
         // Everything is known.
         let Outcome::Decided(decision) = self.table.decide(&facts) else { return None };

@@ -68,6 +68,14 @@ pub struct Shown {
 }
 
 impl Shown {
+    /// The same, where somebody has looked up the number of the user whom a name is of.
+    pub fn numbered(mut self, uid: Option<u32>) -> Self {
+        if let (Some(credentials), Some(uid)) = (&mut self.credentials, uid) {
+            credentials.uid = uid;
+        }
+        self
+    }
+
     /// What is known once everything was looked at.
     pub fn facts(&self, listener: usize) -> Facts<'_> {
         Facts {

@@ -32,6 +32,15 @@ pub(crate) fn user_by_name(name: &CStr) -> io::Result<Option<User>> {
     })
 }
 
+/// The number of a user, by it or by a name that is known here.
+#[cfg(feature = "config")]
+pub(crate) fn number_of(user: &str) -> Option<u32> {
+    user.parse().ok().or_else(|| {
+        let name = std::ffi::CString::new(user).ok()?;
+        Some(user_by_name(&name).ok()??.uid)
+    })
+}
+
 /// Whether the kernel tells this user by its number here: it is mapped in this process's user namespace,
 /// or it is the one that stands for all who are not (user_namespaces(7)).
 #[cfg(feature = "config")]
