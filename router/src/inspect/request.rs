@@ -89,10 +89,15 @@ impl HttpHead {
     }
 
     /// The path and the query as the client sent them, for a redirection; `/` where there is none.
-    pub fn origin_form(&self) -> &str {
+    pub fn origin_form(&self) -> Cow<'_, str> {
         match request::parts(&self.method, &self.target).1 {
-            Said::Once(path) if path.starts_with('/') => path,
-            _ => "/",
+            // `http://host?x` has an empty path, and a query all the same.
+            Said::Once("/") => match self.target.split_once('?') {
+                Some((_, query)) => format!("/?{query}").into(),
+                None => "/".into(),
+            },
+            Said::Once(path) if path.starts_with('/') => path.into(),
+            _ => "/".into(),
         }
     }
 }
@@ -185,6 +190,9 @@ mod tests {
     fn a_redirection_keeps_path_and_query_as_sent() {
         assert_eq!(head("GET", "/a%20b?c=d", &[]).origin_form(), "/a%20b?c=d");
         assert_eq!(head("GET", "http://h/a?b", &[]).origin_form(), "/a?b");
+        assert_eq!(head("GET", "http://h?a/b?c", &[]).origin_form(), "/?a/b?c");
+        assert_eq!(head("GET", "http://h", &[]).origin_form(), "/");
+        assert_eq!(head("GET", "http://h/", &[]).origin_form(), "/");
         assert_eq!(head("OPTIONS", "*", &[]).origin_form(), "/");
     }
 }
