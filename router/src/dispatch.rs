@@ -135,6 +135,9 @@ impl Dispatch {
         let gates = gates.collect::<Result<_, _>>()?;
         let listeners = setup.listeners.iter().map(|listener| listener.id).collect();
         let mut this = Self::with((listeners, gates, pools), table, setup.inspect, metrics)?;
+        if let Some(script) = &setup.script {
+            this.most = this.most.min(inspecting::most_handlers(script.memory));
+        }
         this.destinations = Destinations::new(&setup.pools);
         this.former = setup.listeners.iter().map(|listener| listener.former.clone()).collect();
         this.names = setup.listeners.iter().map(|listener| listener.name.clone()).collect();

@@ -177,3 +177,42 @@ fn a_failure_is_said_once_with_file_line_and_column_and_then_with_its_count() {
     assert_eq!(said(), expected);
     run.stop();
 }
+
+/// Clients who never say what they want cost those who do neither their answers nor what the script remembers.
+#[test]
+fn a_crowd_that_is_waited_for_does_not_use_up_a_scripts_memory() {
+    const CROWD: usize = 2_000;
+    let script = "let served = 0;
+         onconnection = async ({ connection }) => {
+           const { path } = await connection.http();
+           if (path === '/count') return connection.reject(400 + served);
+           served += 1;
+           pools.app.postMessage(null, [connection]);
+         };";
+    let config = ONE_POOL
+        .replace("[router]\n", "[router]\nscript-memory = \"1MiB\"\ninspect-timeout = \"60s\"\n");
+    let run = Run::of(WORKER, &config, script);
+    let mut crowd: Vec<_> = (0..CROWD)
+        .map(|_| {
+            let mut client = run.client("127.0.0.66");
+            client.send(b"GET / HTTP/1.1\r\nhost: a.exa");
+            client
+        })
+        .collect();
+    for _ in 0..20 {
+        assert_eq!(run.get("127.0.0.1").status, 200);
+    }
+    // Who came last is still waited for; who came first was told to go.
+    let last = crowd.last_mut().unwrap();
+    last.send(b"mple\r\n\r\n");
+    assert_eq!(last.answer().status, 200);
+    assert_eq!(crowd[0].answer().status, 429);
+    // While so many are told, others may be reset.
+    until("the script tells how many it has posted", || {
+        let mut client = run.client("127.0.0.1");
+        client.try_send(b"GET /count HTTP/1.1\r\n\r\n");
+        client.try_answer().is_ok_and(|answer| answer.status == 421)
+    });
+    drop(crowd);
+    run.stop();
+}

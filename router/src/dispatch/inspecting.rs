@@ -24,6 +24,15 @@ pub(super) fn most_inspections() -> usize {
     limit.map_or(MOST, |limit| usize::try_from(limit / 2).unwrap_or(MOST)).min(MOST)
 }
 
+/// What a handler that waits holds of its script's memory, in bytes, about.
+const HANDLER: u64 = 2048;
+
+/// So many handlers that wait leave a quarter of their script's memory to its values. With one that has no room a
+/// script begins anew, and all have waited for nothing: a crowd is to drive out itself here, too.
+pub(super) fn most_handlers(memory: u64) -> usize {
+    usize::try_from(memory / 4 * 3 / HANDLER).unwrap_or(usize::MAX).max(1)
+}
+
 impl Dispatch {
     pub(super) fn state(&self) -> MutexGuard<'_, State> {
         // Nothing within can leave it half done.
