@@ -106,6 +106,7 @@ pub(crate) fn run(options: &Run, log: &str) -> Result<(), StartupError> {
             admin: None,
         },
         source: None,
+        inherited: Vec::new(),
         log: log.to_owned(),
         admin: admin_socket(options.socket.admin.as_deref(), false)?,
         announcement,
@@ -132,7 +133,8 @@ pub(crate) fn run_file(path: &Path, overrides: &Overrides) -> Result<(), Startup
     let plan = Plan {
         announcement: file::announcement(&layout.listeners),
         layout,
-        source: Some(Box::new(file::File { path, overrides: overrides.clone(), inherited })),
+        source: Some(Box::new(file::File { path, overrides: overrides.clone() })),
+        inherited: inherited.rest(),
         log: config.log.value.clone(),
         admin: admin_socket(config.admin.socket.as_deref(), true)?,
     };

@@ -1,5 +1,7 @@
 //! Processes of the tests' own: looking at them, freezing them, ending them.
 
+use std::os::fd::AsFd;
+
 use rustix::process::{Pid, Signal};
 
 /// What the kernel says about a process.
@@ -89,6 +91,17 @@ pub fn sockets(pid: u32) -> usize {
     entries
         .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
         .filter(|target| target.to_string_lossy().starts_with("socket:"))
+        .count()
+}
+
+/// How many descriptors of this socket a process has.
+pub fn descriptors_of(pid: u32, socket: impl AsFd) -> usize {
+    let this = rustix::fs::fstat(socket).unwrap().st_ino;
+    let this = format!("socket:[{this}]");
+    let entries = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    entries
+        .filter_map(|entry| std::fs::read_link(entry.ok()?.path()).ok())
+        .filter(|target| target.to_string_lossy() == this)
         .count()
 }
 

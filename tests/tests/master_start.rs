@@ -9,9 +9,6 @@
 )]
 
 use std::net::TcpListener;
-use std::os::fd::AsFd;
-use std::os::unix::net::UnixListener;
-use std::process::{Command, Stdio};
 
 use vestibule_tests::master::{Master, is_over, vestibule};
 use vestibule_tests::place::Place;
@@ -127,110 +124,6 @@ fn five_routers_that_end_before_they_accept_end_it_with_70_and_no_worker_is_left
         let pid = worker["fields"]["pid"].as_u64().unwrap() as u32;
         until("the worker is gone", || is_over(pid));
     }
-}
-
-/// The command with a listening socket as descriptor 3, which it is told is its own.
-fn inheriting(place: &Place, socket: &impl AsFd, names: &str) -> Command {
-    let mut command = place.command("sh");
-    // The variables name the process that reads them: the shell becomes it.
-    let script = "LISTEN_PID=${PID-$$} exec \"$0\" \"$@\" 3<&0 4<&0 </dev/null";
-    command.args(["-c", script]).arg(vestibule(WORKER)).arg("run");
-    command.stdin(Stdio::from(socket.as_fd().try_clone_to_owned().unwrap()));
-    command.env("LISTEN_FDS", "2").env("LISTEN_FDNAMES", names);
-    command
-}
-
-const INHERITED: &str = "[[listener]]\nname = \"web\"\naddress = \"fd:front\"\n";
-
-#[test]
-fn an_inherited_socket_is_served_and_no_worker_hears_of_it() {
-    let place = Place::new();
-    let file = place.config(&format!("{INHERITED}{}", pool("app")));
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut command = inheriting(&place, &socket, "other:front");
-    command.arg(file);
-    let mut master = Master::launch(command);
-    assert_eq!(master.address(), socket.local_addr().unwrap());
-    assert_eq!(master.client().get("/").field("listener"), "web");
-    let (router, workers) = (master.router(), master.workers());
-    assert_eq!(workers.len(), 1);
-    for process in workers {
-        let variables = std::fs::read(format!("/proc/{process}/environ")).unwrap();
-        let variables = String::from_utf8_lossy(&variables);
-        assert!(variables.contains("VESTIBULE_WORKER="), "{variables:?}");
-        assert!(!variables.contains("LISTEN_"), "{variables:?}");
-    }
-    // The socket is its owner's, who goes on when this program ends.
-    vestibule_tests::process::signal(router, rustix::process::Signal::KILL);
-    assert_eq!(master.client().get("/").status, 200, "another router has it");
-    master.stop();
-    let _waits = Client::connect(socket.local_addr().unwrap());
-    assert!(socket.accept().is_ok());
-}
-
-/// Whoever comes is let in by the kernel as before.
-#[test]
-fn an_inherited_socket_is_its_owners_again_once_its_listener_is_removed() {
-    let place = Place::new();
-    let file = place.config(&format!("{INHERITED}{}", pool("app")));
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut command = inheriting(&place, &socket, "other:front");
-    command.arg(file);
-    let master = Master::launch(command);
-    let another = "[[listener]]\nname = 'another'\naddress = '127.0.0.1:0'\n";
-    let said = place.reload(&format!("{another}{}", pool("app")));
-    assert!(said.contains("listener web: removed"), "{said}");
-    place.says("nothing is accepted from a listener any more");
-    let _waits = Client::connect(socket.local_addr().unwrap());
-    assert!(socket.accept().is_ok());
-    master.stop();
-}
-
-#[test]
-fn a_socket_that_was_not_inherited_ends_with_71_and_says_how_to_hand_it_over() {
-    let expected = "vestibule: no listening socket named `front` was inherited: LISTEN_FDS and \
-                    LISTEN_FDNAMES name those that are (`FileDescriptorName=front` in the systemd \
-                    socket unit)\n";
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    for (names, process) in [("other:another", None), ("", None), ("front:front", Some("1"))] {
-        let place = Place::new();
-        let file = place.config(&format!("{INHERITED}{}", pool("app")));
-        let mut command = inheriting(&place, &socket, names);
-        command.arg(file);
-        if let Some(process) = process {
-            command.env("PID", process);
-        }
-        assert_eq!(place.code(&mut command), Some(71), "{names}: {}", place.said());
-        assert!(place.said().ends_with(expected), "{names}: {}", place.said());
-    }
-}
-
-/// What `check` cannot know of a socket that somebody else makes.
-#[test]
-fn senders_are_not_listed_by_address_where_an_inherited_socket_has_none() {
-    let place = Place::new();
-    let listener =
-        INHERITED.replace("fd:front\"\n", "fd:front\"\nproxy-protocol = \"127.0.0.1\"\n");
-    let file = place.config(&format!("{listener}{}", pool("app")));
-    let socket = UnixListener::bind(place.join("front.sock")).unwrap();
-    let mut command = inheriting(&place, &socket, "other:front");
-    command.arg(&file);
-    assert_eq!(place.code(&mut command), Some(78), "{}", place.said());
-    let expected = "`proxy-protocol` of the listener `web` lists senders by their addresses, and whoever \
-                    connects to `fd:front`, a Unix-domain socket, has none";
-    assert!(place.said().contains(expected), "{}", place.said());
-    let mut check = place.command(vestibule(WORKER));
-    assert_eq!(place.code(check.arg("check").arg(&file)), Some(0), "{}", place.said());
-
-    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
-    let mut command = inheriting(&place, &socket, "other:front");
-    command.arg(file);
-    let master = Master::launch(command);
-    let mut client = master.client();
-    client.send(b"PROXY TCP4 192.0.2.1 192.0.2.2 7 80\r\n");
-    assert_eq!(client.get("/").field("peer"), "192.0.2.1:7");
-    drop(client);
-    master.stop();
 }
 
 #[test]

@@ -122,8 +122,6 @@ pub(crate) struct File {
     pub(crate) path: PathBuf,
     /// What was said beside it.
     pub(crate) overrides: Overrides,
-    /// Sockets from whoever started this that nothing has named yet.
-    pub(crate) inherited: Inherited,
 }
 
 impl Source for File {
@@ -137,7 +135,8 @@ impl Source for File {
         for warning in warnings {
             tracing::warn!("{warning}");
         }
-        layout(&config, &mut self.inherited, present).map_err(|error| chain(&error))
+        // What was inherited is present by now.
+        layout(&config, &mut Inherited::default(), present).map_err(|error| chain(&error))
     }
 }
 

@@ -2,13 +2,14 @@
 
 use std::os::fd::OwnedFd;
 
+use vestibule_router::config::Address;
 use vestibule_router::role::take_listening;
 
 /// First descriptor of `LISTEN_FDS`.
 const FIRST: i32 = 3;
 
 /// What was inherited, by name.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct Inherited {
     sockets: Vec<(String, OwnedFd)>,
 }
@@ -34,5 +35,11 @@ impl Inherited {
     pub(crate) fn take(&mut self, name: &str) -> Option<OwnedFd> {
         let at = self.sockets.iter().position(|(known, _)| known == name)?;
         Some(self.sockets.remove(at).1)
+    }
+
+    /// Those that are left, each with the address that names it.
+    pub(crate) fn rest(self) -> Vec<(String, OwnedFd)> {
+        let named = |(name, socket)| (Address::Inherited(name).to_string(), socket);
+        self.sockets.into_iter().map(named).collect()
     }
 }

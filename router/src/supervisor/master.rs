@@ -106,6 +106,8 @@ struct Master {
     listeners: Vec<Listening>,
     /// Listeners that are no more, from which not everything is accepted yet.
     removed: Vec<Removed>,
+    /// Sockets from whoever started this that no listener has, each with the address that names it.
+    inherited: Vec<(String, OwnedFd)>,
     /// In the order of the configuration.
     pools: Vec<Pool>,
     /// Pools that are no more and still finish what they have.
@@ -195,7 +197,7 @@ impl Master {
     fn new(plan: Plan) -> Result<Self, MasterError> {
         let (metrics, counters) =
             Metrics::new().map_err(|error| MasterError::Router(error.into()))?;
-        let Plan { layout, source, log, admin, announcement } = plan;
+        let Plan { layout, source, inherited, log, admin, announcement } = plan;
         let Layout {
             listeners,
             pools,
@@ -217,6 +219,7 @@ impl Master {
         Ok(Self {
             listeners,
             removed: Vec::new(),
+            inherited,
             pools,
             leaving: Vec::new(),
             inspect,

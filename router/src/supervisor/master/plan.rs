@@ -2,6 +2,7 @@
 //! comes from.
 
 use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
 
 use vestibule_protocol::supervision::{InspectSetup, ListenerSetup, RuleSetup, ScriptSetup};
@@ -18,6 +19,9 @@ pub struct Plan {
     /// Where another layout comes from; without a file there is none. Then somebody typed a command
     /// and waits: it ends when every worker's first start failed, and with the terminal (SIGHUP).
     pub source: Option<Box<dyn Source>>,
+    /// Listening sockets that somebody else has made and no listener of this layout has, each with the
+    /// address that names it.
+    pub inherited: Vec<(String, OwnedFd)>,
     /// What the router logs: the supervisor's filter.
     pub log: String,
     /// Where `vestibule status` and the other commands ask, if anywhere.
@@ -74,7 +78,8 @@ pub struct PoolPlan {
 /// What there is already when a layout is made.
 #[derive(Debug, Default)]
 pub struct Present {
-    /// Name and address of each listener, and where it really is.
+    /// Name and address of each listener, and where it really is. Of sockets that no listener has, the
+    /// name is empty.
     pub listeners: Vec<(String, String, Option<SocketAddr>)>,
     /// Who the router is, if there is one.
     pub router_identity: Option<Option<(u32, u32)>>,

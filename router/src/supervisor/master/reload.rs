@@ -12,7 +12,7 @@ use super::plan::{Layout, Present};
 use super::pools::{Listening, Pool, worker_name};
 use super::removed::Removed;
 use super::{Master, PoolPlan};
-use crate::listener::local_address;
+use crate::listener::{Bound, local_address};
 use crate::supervisor::router_user;
 
 /// Why nothing has changed.
@@ -68,6 +68,9 @@ impl Master {
         for gone in self.removed.iter().filter(|gone| gone.can_come_back()) {
             let place = local_address(gone.socket());
             present.listeners.push((gone.name.clone(), gone.address.clone(), place));
+        }
+        for (address, socket) in &self.inherited {
+            present.listeners.push((String::new(), address.clone(), local_address(socket)));
         }
         let Some(source) = &mut self.source else { return hears(Err(NotReloaded::NoFile)) };
         self.notifier.reloading();
@@ -247,6 +250,7 @@ impl Master {
             if plan.socket.is_none() && socket.is_none() {
                 let back = self.come_back(&plan);
                 (number, socket) = back.unzip();
+                socket = socket.or_else(|| self.take_inherited(&plan.address));
             }
             // Whoever made the plan has seen the same listeners.
             let Some(mut listening) = Listening::new(&mut self.numbers, plan, socket) else {
@@ -297,6 +301,12 @@ impl Master {
             }
         }
         new
+    }
+
+    /// Only now: a configuration that is refused has not had it.
+    fn take_inherited(&mut self, address: &str) -> Option<Bound> {
+        let at = self.inherited.iter().position(|(known, _)| known == address)?;
+        Some(self.inherited.remove(at).1.into())
     }
 
     /// The new pools, with the numbers of those that are the same. What is to be done once the router

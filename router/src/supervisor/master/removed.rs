@@ -106,6 +106,7 @@ impl Master {
     pub(super) fn close_listeners(&mut self) {
         self.listeners.clear();
         self.removed.clear();
+        self.inherited.clear();
     }
 }
 
