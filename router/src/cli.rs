@@ -267,6 +267,7 @@ pub(crate) fn main() -> ExitCode {
                 StartupError::Configuration(_)
                 | StartupError::NodeNotYet(_)
                 | StartupError::ProxiesWithoutAddress { .. }
+                | StartupError::LimitWithoutAddress { .. }
                 | StartupError::RouterUser(_)
                 | StartupError::Master(MasterError::SharedUser(_) | MasterError::Script(_)) => {
                     CONFIGURATION

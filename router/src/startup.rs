@@ -59,6 +59,19 @@ pub(crate) enum StartupError {
         /// Where it listens.
         address: String,
     },
+    /// A listener's clients have no address to be told apart by.
+    #[error(
+        "`limits.{limit}` of the listener `{listener}` tells clients apart by their addresses, and whoever \
+         connects to `{address}`, a Unix-domain socket, has none: take it out"
+    )]
+    LimitWithoutAddress {
+        /// The limit.
+        limit: &'static str,
+        /// The listener.
+        listener: String,
+        /// Where it listens.
+        address: String,
+    },
     /// The router's user.
     #[error(transparent)]
     RouterUser(#[from] router_user::UnknownUser),

@@ -138,6 +138,44 @@ fn senders_are_not_listed_by_address_where_an_inherited_socket_has_none() {
     master.stop();
 }
 
+#[test]
+fn clients_are_not_told_apart_by_address_where_an_inherited_socket_has_none() {
+    let limited = |limit: &str| {
+        let limits = format!("fd:front\"\nlimits = {{ {limit} }}\n");
+        format!("{OWN}{}{}", INHERITED.replace("fd:front\"\n", &limits), pool("app"))
+    };
+    let limits =
+        [("per-peer", "2"), ("prefix", "[24, 48]"), ("rate", "\"5/m\""), ("inspecting", "9")];
+    for (limit, value) in limits {
+        let place = Place::new();
+        let file = place.config(&limited(&format!("{limit} = {value}")));
+        let socket = UnixListener::bind(place.join("front.sock")).unwrap();
+        let mut command = inheriting(&place, &socket, "other:front");
+        command.arg(&file);
+        if limit == "inspecting" {
+            Master::launch(command).stop();
+            continue;
+        }
+        assert_eq!(place.code(&mut command), Some(78), "{}", place.said());
+        let expected = format!(
+            "`limits.{limit}` of the listener `web` tells clients apart by their addresses, and whoever \
+             connects to `fd:front`, a Unix-domain socket, has none"
+        );
+        assert!(place.said().contains(&expected), "{}", place.said());
+        let mut check = place.command(vestibule(WORKER));
+        assert_eq!(place.code(check.arg("check").arg(&file)), Some(0), "{}", place.said());
+    }
+    let place = Place::new();
+    let file = place.config(&limited("rate = \"1/h\""));
+    let socket = TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut command = inheriting(&place, &socket, "other:front");
+    command.arg(file);
+    let master = Master::launch(command);
+    let get = || Client::connect(socket.local_addr().unwrap()).get("/").status;
+    assert_eq!((get(), get()), (200, 429));
+    master.stop();
+}
+
 /// A listener of its own, on a port that is free.
 const OWN: &str = "[[listener]]\nname = \"own\"\naddress = \"127.0.0.1:0\"\n";
 

@@ -205,6 +205,12 @@ pub enum Problem {
          none: let the proxy come in by a listener with an address, such as `127.0.0.1:8080`, or take this out"
     )]
     ProxiesWithoutAddress,
+    /// One of `limits` that knows peers by their addresses, where no peer has one.
+    #[error(
+        "`{0}` tells clients apart by their addresses, and whoever connects to a Unix-domain socket has none: \
+         take this out (`inspecting` is about all of them together)"
+    )]
+    LimitWithoutAddress(&'static str),
     /// With `root` there is no folder of the file's to begin from.
     #[error("with `root`, {0} is looked for inside of it: write an absolute path")]
     InsideRoot(&'static str),

@@ -258,10 +258,20 @@ fn listener(item: &Item<'_>, report: &mut Report) -> Option<ListenerDraft> {
         report.wrong(place, Problem::ModeOfNoPath);
     }
     let proxies = limits::proxies(&table, report);
-    if let (Some(place), Some(address)) = (proxies.place(), &address)
-        && matches!(address.value, Address::Path(_) | Address::Name(_))
+    let is_unix = address
+        .as_ref()
+        .is_some_and(|address| matches!(address.value, Address::Path(_) | Address::Name(_)));
+    if let Some(place) = proxies.place()
+        && is_unix
     {
         report.wrong(place, Problem::ProxiesWithoutAddress);
+    }
+    let outer_hello = limits::outer_hello(&table, report);
+    let limits = limits::limits(&table, report);
+    if is_unix {
+        for (key, place) in limits.by_address() {
+            report.wrong(place, Problem::LimitWithoutAddress(key));
+        }
     }
     let unknown = table.or(report, "unknown", None, |item, report| {
         match item.text(report, "`\"reject\"` or the name of a pool")? {
@@ -279,8 +289,8 @@ fn listener(item: &Item<'_>, report: &mut Report) -> Option<ListenerDraft> {
         backlog,
         mode,
         proxies,
-        outer_hello: limits::outer_hello(&table, report),
-        limits: limits::limits(&table, report),
+        outer_hello,
+        limits,
         unknown: Sourced::default(None),
         reuse,
     };

@@ -165,6 +165,21 @@ impl Default for Limits {
     }
 }
 
+impl Limits {
+    /// Those that are written and know peers by their addresses, and where.
+    pub fn by_address(&self) -> impl Iterator<Item = (&'static str, &Place)> {
+        let Self { per_peer, prefix, rate, burst, inspecting: _ } = self;
+        let places = [
+            ("per-peer", per_peer.place()),
+            ("prefix", prefix.place()),
+            ("rate", rate.place()),
+            // Without a rate it is none.
+            ("burst", rate.place().and(burst.place())),
+        ];
+        places.into_iter().filter_map(|(key, place)| Some((key, place?)))
+    }
+}
+
 /// How often something may happen.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Rate {

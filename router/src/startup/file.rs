@@ -41,6 +41,9 @@ pub(crate) fn layout(
         if place.is_none() && !listener.proxies.is_empty() {
             return Err(StartupError::ProxiesWithoutAddress { listener: name, address });
         }
+        if let (None, Some((limit, _))) = (place, listener.limits.by_address().next()) {
+            return Err(StartupError::LimitWithoutAddress { limit, listener: name, address });
+        }
         if listeners.is_empty() {
             port = place;
         }
