@@ -100,7 +100,10 @@ fn a_second_signal_stops_at_once() {
             assert_eq!(upload.end().0, b"", "nobody answers any more");
         }
         let ends = place.told("worker ended");
-        assert!(ends.iter().all(|end| end["fields"]["exit"] == "signal 9"), "{ends:?}");
+        // Its port has ended with the router: a worker may see that first, and end by itself.
+        let exits: Vec<_> = ends.iter().map(|end| &end["fields"]["exit"]).collect();
+        assert!(exits.iter().all(|exit| *exit == "signal 9" || *exit == "exit code 0"), "{ends:?}");
+        assert_eq!(exits.len(), 2, "{ends:?}");
     }
 }
 
