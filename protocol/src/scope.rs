@@ -8,8 +8,10 @@
 //!
 //! A worker never decides where a request goes: what it cannot tell is not in the scope.
 
-use std::sync::Arc;
+use std::iter;
+use std::sync::{Arc, OnceLock};
 
+use crate::connection_info::TAG_SCOPE;
 use crate::http::pattern::{Names, NotAPattern, PathPattern, ValuePattern};
 use crate::http::request::{self, Said};
 use crate::limits::MAX_SCOPE;
@@ -95,7 +97,9 @@ fn put_conditions(out: &mut Vec<u8>, rule: Texts<'_>) -> Result<(), tlv::TooLong
 #[derive(Clone, Debug)]
 pub struct Scope {
     written: Box<[u8]>,
-    rules: Vec<Rule>,
+    /// Read when a later request is asked about: most connections that come with a scope have none, and
+    /// a rule takes many times what it takes on its way.
+    rules: OnceLock<Box<[Rule]>>,
 }
 
 impl PartialEq for Scope {
@@ -126,21 +130,20 @@ impl Scope {
     /// request is in.
     ///
     /// # Errors
-    /// Malformed fields.
+    /// Malformed fields, or more than [`MAX_SCOPE`] bytes.
     pub fn decode(written: &[u8]) -> Result<Self, TlvError> {
-        let mut rules = Some(Vec::new());
-        let mut fields = Fields::new(written);
-        while let Some(field) = fields.next_field()? {
-            match field.tag {
-                TAG_RULE => match (rule(field.value)?, &mut rules) {
-                    (Ok(rule), Some(rules)) => rules.push(rule),
-                    _ => rules = None,
-                },
-                // A condition that this side does not know.
-                _ => rules = None,
-            }
+        if written.len() > MAX_SCOPE {
+            return Err(TlvError::Length { tag: TAG_SCOPE, length: written.len() });
         }
-        Ok(Self { written: written.into(), rules: rules.unwrap_or_default() })
+        for rule in rules(written) {
+            rule?;
+        }
+        Ok(Self { written: written.into(), rules: OnceLock::new() })
+    }
+
+    fn rules(&self) -> &[Rule] {
+        let read = || rules(&self.written).map(|rule| rule.ok().flatten()).collect::<Option<_>>();
+        self.rules.get_or_init(|| read().unwrap_or_default())
     }
 
     /// The bytes that it was read from.
@@ -154,10 +157,23 @@ impl Scope {
         if request.target.contains('#') {
             return false;
         }
-        let Some((own, earlier)) = self.rules.split_last() else { return false };
+        let Some((own, earlier)) = self.rules().split_last() else { return false };
         earlier.iter().all(|rule| rule.matches(request) == Some(false))
             && own.matches(request) == Some(true)
     }
+}
+
+/// The rules of a scope one after the other; `None` for what this side does not understand.
+fn rules(written: &[u8]) -> impl Iterator<Item = Result<Option<Rule>, TlvError>> {
+    let mut fields = Fields::new(written);
+    iter::from_fn(move || {
+        let field = fields.next_field().transpose()?;
+        Some(field.and_then(|field| match field.tag {
+            TAG_RULE => rule(field.value).map(Result::ok),
+            // A condition that this side does not know.
+            _ => Ok(None),
+        }))
+    })
 }
 
 /// A malformed rule is an error; one with a pattern that is none is `Ok(Err(_))`.
@@ -393,6 +409,34 @@ mod tests {
         let mut rule = Vec::new();
         tlv::nested(&mut rule, TAG_RULE, |out| tlv::put(out, TAG_PATH, b"/a*b").unwrap()).unwrap();
         assert!(!covers(&rule, "/a", &[]));
+    }
+
+    #[test]
+    fn a_malformed_rule_is_an_error_wherever_it_is() {
+        let all = texts(&["/*"]);
+        let good = encode([Texts { paths: Some(&all), ..Texts::default() }]);
+        let mut bad = Vec::new();
+        tlv::nested(&mut bad, TAG_RULE, |out| tlv::put(out, TAG_PATH, b"/\xff").unwrap()).unwrap();
+        let text = TlvError::Text(TAG_PATH);
+        for scope in [&[&bad[..], &good], &[&good[..], &bad]] {
+            assert_eq!(Scope::decode(&scope.concat()), Err(text));
+        }
+        // What is not understood hides nothing that is malformed.
+        let mut unknown = Vec::new();
+        tlv::put(&mut unknown, 0x02ff, b"").unwrap();
+        assert_eq!(Scope::decode(&[&unknown[..], &bad].concat()), Err(text));
+    }
+
+    #[test]
+    fn what_is_longer_than_any_scope_that_travels_is_none() {
+        let mut rules = Vec::new();
+        while rules.len() < MAX_SCOPE {
+            tlv::put(&mut rules, TAG_RULE, b"").unwrap();
+        }
+        assert_eq!(Scope::decode(&rules).unwrap().as_bytes(), rules);
+        tlv::put(&mut rules, TAG_RULE, b"").unwrap();
+        let (tag, length) = (TAG_SCOPE, rules.len());
+        assert_eq!(Scope::decode(&rules), Err(TlvError::Length { tag, length }));
     }
 
     #[test]
