@@ -44,6 +44,12 @@ fn main() -> io::Result<()> {
     for (name, bytes) in conversations() {
         write("gate", name, &bytes)?;
     }
+    for (name, head) in heads() {
+        write("http_head", name, head.as_bytes())?;
+    }
+    for (name, bytes) in scopes() {
+        write("scope", name, &bytes)?;
+    }
     for (name, bytes) in messages() {
         write("codec", &name, &bytes)?;
     }
@@ -57,6 +63,64 @@ fn write(target: &str, name: &str, bytes: &[u8]) -> io::Result<()> {
     let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus").join(target);
     fs::create_dir_all(&folder)?;
     fs::write(folder.join(name), bytes)
+}
+
+/// Heads with parameters and cookies as clients write them, and as they do not.
+fn heads() -> Vec<(&'static str, &'static str)> {
+    vec![
+        (
+            "query",
+            "GET /x?a=1&a=%32&b=x+y%2B&&=c&d&e=%C3%A4%ff%zz%1 HTTP/1.1\r\nhost: a.example\r\n\r\n",
+        ),
+        ("query-odd", "GET http://a.example?x=?y=&%61=%26%3D HTTP/1.1\r\n\r\n"),
+        (
+            "cookies",
+            "GET / HTTP/1.1\r\ncookie: a=1; b=\"2; 3\";a = 4 ;=5; c;; d==6\r\nCookie: b=7\r\n\r\n",
+        ),
+    ]
+}
+
+/// Empty rules, or values, that together take the most memory for each of their bytes: one more than a
+/// list that grows had room for.
+const MANY: usize = 513;
+
+/// Scopes as they travel, and rules with a head: see `targets/scope.rs`.
+fn scopes() -> Vec<(&'static str, Vec<u8>)> {
+    let texts = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect::<Vec<_>>();
+    let (hosts, paths) = (texts(&["a.example", "*.b.example"]), texts(&["/api/*", "/x"]));
+    let named = vec![("v".to_owned(), texts(&["1", "2*"]))];
+    let rule = Texts::default();
+    let all = Texts { query: &named, headers: &named, cookies: &named, ..rule };
+    let by_host = Texts { hosts: Some(&hosts), paths: Some(&paths), ..rule };
+    let many = vec![String::new(); MANY];
+    let judged = |rules: &str, head: &str| format!("{rules}\n\n{head}\r\n\r\n").into_bytes();
+    vec![
+        ("nothing", Vec::new()),
+        ("by-host", scope::encode([by_host])),
+        ("every-kind", scope::encode([all, by_host, rule])),
+        ("many-rules", scope::encode([rule; MANY])),
+        ("too-long", scope::encode([rule; 205]).repeat(5)),
+        ("many-values", scope::encode([Texts { query: &[("".to_owned(), many)], ..rule }])),
+        (
+            "table",
+            judged(
+                "p/admin/*\nha.example p/api/*\nha.example\n-",
+                "GET /api/../admin HTTP/1.1\r\nhost: A.example:80",
+            ),
+        ),
+        (
+            "table-named",
+            judged(
+                "qv=1 qv=2* fx-a=b*\nctier=gold\nh*.example qv\n-",
+                "GET /?v=%32 HTTP/1.1\r\nhost: a.example\r\nX-A: c\r\ncookie: a=b; tier=gold",
+            ),
+        ),
+        (
+            "table-unknown",
+            judged("hb.example\nha.example\np/x", "GET /x HTTP/1.1\r\nhost: a\r\nhost: b"),
+        ),
+        ("table-no-match", judged("ha.example p/x\np/y*", "OPTIONS * HTTP/1.1\r\nhost: a.example")),
+    ]
 }
 
 /// What clients say on one connection: when the service is called and which scope, four sizes of
@@ -231,6 +295,16 @@ fn packets() -> Vec<(&'static str, Vec<u8>)> {
                 put_item(out, &ItemKind::Connection(info)).expect("a short item");
                 put_prefix(out, b"GET /admin");
                 put_message(out, b"{}");
+            }),
+        ),
+        (
+            "hand-back-many-rules",
+            packet(Header { descriptors: 1, ..header(kind::HAND_BACK) }, |out| {
+                let scope = Scope::decode(&scope::encode([Texts::default(); MANY]));
+                let scope = Some(scope.expect("a scope").into());
+                let info = ConnectionInfo { scope, ..info(None) };
+                let (prefix, message) = (Cow::Borrowed(&b""[..]), &b""[..]);
+                HandBack { info, prefix, to: "", message }.encode(out).expect("short");
             }),
         ),
         ("refused", packet(header(kind::REFUSED), refusals)),

@@ -1,5 +1,6 @@
 //! A head of HTTP/1: whatever bytes come first on a connection, what was found is what a second
-//! reading line by line finds, the answer is final, and hosts and paths have one spelling.
+//! reading line by line finds, the answer is final, hosts and paths have one spelling, and parameters
+//! and cookies are those that others find.
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
@@ -20,6 +21,8 @@ fuzz_target!(|bytes: &[u8]| {
     if let Parsed::Done(head) = &whole {
         is_what_the_lines_say(bytes, head);
         is_what_httparse_says(bytes, head);
+        has_the_parameters_of_form_urlencoded(head);
+        has_the_cookies_of_its_lines(head);
     }
     for length in prefixes(bytes.len()) {
         match parse(&bytes[..length]) {
@@ -81,5 +84,43 @@ fn is_what_httparse_says(bytes: &[u8], head: &HttpHead) {
     if let Fact::Known(path) = head.path() {
         assert!(path.starts_with('/') && !path.contains("//"));
         assert!(!path.split('/').any(|segment| segment == "." || segment == ".."));
+    }
+}
+
+/// A name that hardly any request has.
+const ABSENT: &str = "absent";
+/// So many names are asked for: all of most heads, and no square of the names of a long one.
+const MOST_NAMES: usize = 64;
+
+/// The parameters of the query, as the URL Standard's own form of them is read by somebody else.
+fn has_the_parameters_of_form_urlencoded(head: &HttpHead) {
+    let query = head.target().split_once('?').map_or("", |(_, query)| query);
+    let all: Vec<_> = form_urlencoded::parse(query.as_bytes()).collect();
+    for name in all.iter().map(|(name, _)| &**name).take(MOST_NAMES).chain([ABSENT]) {
+        let expected = all.iter().filter(|(known, _)| known == name).map(|(_, value)| &**value);
+        assert!(head.query(name).eq(expected), "{name:?} of {query:?}");
+    }
+}
+
+/// The cookies, in the order of the lines, from the texts of all lines.
+fn has_the_cookies_of_its_lines(head: &HttpHead) {
+    // A letter for each byte, so that every line is a text.
+    let text = |bytes: &[u8]| bytes.iter().copied().map(char::from).collect::<String>();
+    let lines: Vec<String> = head
+        .headers()
+        .filter(|(name, _)| name.eq_ignore_ascii_case("cookie"))
+        .map(|(_, line)| text(line))
+        .collect();
+    let white = |c: char| c.is_ascii_whitespace();
+    let all: Vec<(&str, &str)> = lines
+        .iter()
+        .flat_map(|line| line.split(';'))
+        .filter_map(|pair| pair.split_once('='))
+        .map(|(name, value)| (name.trim_matches(white), value.trim_matches(white)))
+        .collect();
+    let names = all.iter().map(|(name, _)| *name).filter(|name| name.is_ascii());
+    for name in names.take(MOST_NAMES).chain([ABSENT]) {
+        let expected = all.iter().filter(|(known, _)| *known == name).map(|(_, value)| *value);
+        assert!(head.cookie(name).map(text).eq(expected), "{name:?} of {lines:?}");
     }
 }
