@@ -73,7 +73,7 @@ fn an_inherited_socket_is_served_and_no_worker_hears_of_it() {
     assert!(socket.accept().is_ok());
 }
 
-/// Whoever comes is let in by the kernel as before.
+/// Whoever comes is let in by the kernel as before. It can be named again.
 #[test]
 fn an_inherited_socket_is_its_owners_again_once_its_listener_is_removed() {
     let place = Place::new();
@@ -86,8 +86,16 @@ fn an_inherited_socket_is_its_owners_again_once_its_listener_is_removed() {
     let said = place.reload(&format!("{another}{}", pool("app")));
     assert!(said.contains("listener web: removed"), "{said}");
     place.says("nothing is accepted from a listener any more");
+    place.status();
     let _waits = Client::connect(socket.local_addr().unwrap());
     assert!(socket.accept().is_ok());
+    is_held(&master, &socket);
+    let mut waits = Client::connect(socket.local_addr().unwrap());
+    let said = place.reload(&format!("{INHERITED}{}", pool("app")));
+    assert!(said.contains("listener web: added"), "{said}");
+    assert_eq!(waits.get("/").field("listener"), "web");
+    is_held(&master, &socket);
+    drop(waits);
     master.stop();
 }
 

@@ -33,22 +33,26 @@ impl Removed {
     /// Nobody new comes from here on. Its path, if it has one, goes at once.
     pub(super) fn new(gone: Listening, by: &Rc<Setup>) -> Self {
         let Listening { setup, address, backlog, socket } = gone;
-        let socket = socket.without_path();
-        // What somebody else has made may go on elsewhere, and a filter would, too.
-        let is_ours = backlog.is_some();
-        if is_ours && local_address(&socket).is_some() {
-            // Where it cannot be had, newcomers are accepted for as long as those who are half there.
-            let _ = tcp::ignore_newcomers(socket.as_fd());
-        }
-        Self {
+        let removed = Self {
             id: setup.id,
             name: setup.name,
             address,
             backlog,
-            socket,
+            socket: socket.without_path(),
             by: Rc::clone(by),
             dry: false,
+        };
+        // What somebody else has made may go on elsewhere, and a filter would, too.
+        if removed.is_ours() && local_address(&removed.socket).is_some() {
+            // Where it cannot be had, newcomers are accepted for as long as those who are half there.
+            let _ = tcp::ignore_newcomers(removed.socket.as_fd());
         }
+        removed
+    }
+
+    /// Whether nobody else has made its socket.
+    fn is_ours(&self) -> bool {
+        self.backlog.is_some()
     }
 
     /// Whether a listener of its address has its socket. Of port 0 there is another each time, and at a
@@ -98,7 +102,10 @@ impl Master {
     /// A configuration that is tried may name the address of one of them, whose socket it has then.
     pub(super) fn close_dry(&mut self) {
         if self.trying.is_none() {
-            self.removed.retain(|removed| !removed.dry);
+            let dry = self.removed.extract_if(.., |removed| removed.dry);
+            let inherited = dry.filter(|gone| !gone.is_ours());
+            // As at the start, the first of a name is the one that is named.
+            self.inherited.splice(0..0, inherited.map(|gone| (gone.address, gone.socket)));
         }
     }
 
