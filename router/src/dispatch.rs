@@ -332,6 +332,8 @@ impl Dispatch {
         if let Some(reason) = unruled
             && matches!(decision.why, Why::OnlyPool | Why::NoMatch)
         {
+            // `default` is the route of whoever gets somewhere by it.
+            connection.set_route(self.table.no_route());
             self.reject_by(connection, Rejection::because(reason), ruled);
             return None;
         }

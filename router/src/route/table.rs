@@ -281,6 +281,11 @@ impl Table {
         Decision { target, route, message: None, why }
     }
 
+    /// Name of what is decided where no rule does.
+    pub(crate) fn no_route(&self) -> &Arc<str> {
+        &self.no_route
+    }
+
     /// For which later requests on the same connection a decision holds; `None`: for all.
     pub fn scope(&self, facts: &Facts<'_>, why: Why) -> Option<Arc<[u8]>> {
         // Every later request is as hidden as the first one was: the rules would say the same of it.

@@ -231,6 +231,22 @@ fn what_a_script_decides_is_shown_as_its() {
 }
 
 #[test]
+fn a_script_that_fails_where_no_route_decides_is_no_route_s() {
+    let folder = Folder::new(Who::Same);
+    let script: PathBuf = folder.join("route.js");
+    std::fs::write(&script, "onconnection = () => null.x;").unwrap();
+    let two = "[[pool]]\nname = 'gold'\ncommand = 'demo'\nworkers = 1";
+    let written = "[[route]]\nname = 'far'\npeer = '10.0.0.0/8'\nreject = 403";
+    // Several pools and no route, one pool that a route would be implied for, and routes that do not match.
+    for more in [two, "", written] {
+        let running = start(&folder, &format!("router.script = 'route.js'\n{POOLS}{more}"));
+        let answer = request(running.address, "www.test", "/");
+        assert_eq!(answer, "HTTP/1.1 503 Service Unavailable");
+        last_rejected(&running, &[], "route no-route, script-failed");
+    }
+}
+
+#[test]
 fn wrong_questions_are_refused() {
     let folder = Folder::new(Who::Same);
     let running = Running::start(Who::Same, &folder.join("s"), 1);
