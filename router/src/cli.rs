@@ -8,7 +8,6 @@ use std::process::ExitCode;
 use clap::error::ErrorKind;
 use clap::parser::ValueSource;
 use clap::{ArgMatches, Args, CommandFactory, FromArgMatches, Parser, Subcommand};
-use tracing_subscriber::EnvFilter;
 use vestibule_router::Balance;
 use vestibule_router::config::{Origin, Overrides, Sourced};
 
@@ -194,7 +193,7 @@ pub(crate) fn main() -> ExitCode {
             };
         }
     };
-    if let Err(message) = start_log(&cli.log) {
+    if let Err(message) = crate::log::start(&cli.log) {
         complain(&message);
         return ExitCode::from(USAGE);
     }
@@ -366,25 +365,6 @@ fn complain(why: &str) {
     use std::io::Write;
     // Nobody is left to be told if that cannot be written: a full disk is no reason to panic.
     let _ = writeln!(std::io::stderr(), "vestibule: {why}");
-}
-
-/// Text on a terminal, JSON lines otherwise. What cannot be written is lost: a full disk costs the
-/// log, and nothing else.
-fn start_log(directives: &str) -> Result<(), String> {
-    use std::io::IsTerminal;
-    let filter =
-        EnvFilter::try_new(directives).map_err(|error| format!("--log {directives}: {error}"))?;
-    let log = tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        // By default it says so on standard error, too, and panics if that fails.
-        .log_internal_errors(false);
-    if std::io::stderr().is_terminal() {
-        log.with_target(false).compact().init();
-    } else {
-        log.json().init();
-    }
-    Ok(())
 }
 
 /// An error and what it comes from, on one line.

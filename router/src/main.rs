@@ -6,6 +6,7 @@ mod cli;
 mod demo;
 mod explain;
 mod follow;
+mod log;
 mod report;
 mod startup;
 
