@@ -10,8 +10,8 @@ const EXAMPLE: &str = "examples/routing/vestibule.toml";
 struct Folder(PathBuf);
 
 impl Folder {
-    fn new() -> Self {
-        let name = format!("vestibule-explain-{}", std::process::id());
+    fn new(name: &str) -> Self {
+        let name = format!("vestibule-explain-{name}-{}", std::process::id());
         let path = std::env::temp_dir().join(name);
         std::fs::create_dir_all(&path).unwrap();
         Self(path)
@@ -170,8 +170,22 @@ message: {\"tenant\":\"tenant-4711.example.org\"}
 }
 
 #[test]
+fn hosts_that_differ_are_not_called_none() {
+    for (arguments, said) in [
+        (&["--host", "good", "--header", "Host:evil"][..], "hosts that differ"),
+        (&["--header", "Host:a b"], "a host that is none"),
+        (&["--host", "good", "--header", "Host:GOOD."], "host good"),
+        (&["--path", "/"], "no host"),
+    ] {
+        let first = page(&[&["--peer", "10.1.2.3"], arguments].concat());
+        let expected = format!("a connection from 10.1.2.3 on `web`: GET /, {said}\n");
+        assert!(first.starts_with(&expected), "{first}");
+    }
+}
+
+#[test]
 fn what_a_script_leaves_the_routes_decide_and_a_failure_is_told_with_its_place() {
-    let folder = Folder::new();
+    let folder = Folder::new("left");
     let file = |name: &str, text: &str| {
         let path = folder.0.join(name);
         std::fs::write(&path, text).unwrap();

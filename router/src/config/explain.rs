@@ -268,7 +268,11 @@ impl Display for Said<'_> {
                 write!(out, "{} {}", head.method(), head.target().escape_debug())?;
                 match head.host() {
                     Fact::Known(host) => write!(out, ", host {host}"),
-                    _ => write!(out, ", no host"),
+                    Fact::Unknown(_) if head.header("host").count() > 1 => {
+                        write!(out, ", hosts that differ")
+                    }
+                    Fact::Unknown(_) => write!(out, ", a host that is none"),
+                    Fact::Absent | Fact::Unasked => write!(out, ", no host"),
                 }
             }
             _ => write!(out, "nothing"),
