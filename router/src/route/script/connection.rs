@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 
 use rquickjs::class::Trace;
+use rquickjs::function::Opt;
 use rquickjs::{Class, Ctx, Exception, IntoJs, JsLifetime, Promise, Result, String, Value};
 
 use super::book::{Away, Register, Settled, Ticket};
@@ -142,8 +143,9 @@ impl JsConnection {
         }
     }
 
-    fn reject<'js>(&self, ctx: Ctx<'js>, how: Value<'js>) -> Result<()> {
-        let refusal = match (how.as_number(), how.as_string()) {
+    fn reject<'js>(&self, ctx: Ctx<'js>, how: Opt<Value<'js>>) -> Result<()> {
+        let how = how.0.as_ref();
+        let refusal = match (how.and_then(Value::as_number), how.and_then(Value::as_string)) {
             (Some(status), _) if status.trunc() == status && (400.0..600.0).contains(&status) => {
                 // A whole number below 600.
                 Some(Refusal::Status(status as u16))

@@ -59,6 +59,25 @@ enum Loudness {
     Error,
 }
 
+/// What is no object as a text.
+fn plain(part: &Value<'_>) -> Result<std::string::String> {
+    if part.is_string() {
+        // Half of a surrogate pair is no text, whatever the type says.
+        let text = native::text_of(part)?;
+        let bytes: &[u8] = text.as_ref();
+        return Ok(std::string::String::from_utf8_lossy(bytes).into_owned());
+    }
+    match part.as_symbol() {
+        // It has no text, and says so by throwing.
+        Some(symbol) => {
+            let description = symbol.description()?;
+            let text = if description.is_string() { plain(&description)? } else { String::new() };
+            Ok(format!("Symbol({text})"))
+        }
+        None => Ok(part.get::<Coerced<std::string::String>>()?.0),
+    }
+}
+
 fn log<'js>(ctx: &Ctx<'js>, loudness: Loudness, parts: &[Value<'js>]) -> Result<()> {
     let mut line = std::string::String::new();
     for part in parts {
@@ -79,7 +98,7 @@ fn log<'js>(ctx: &Ctx<'js>, loudness: Loudness, parts: &[Value<'js>]) -> Result<
         };
         line.push_str(&match json {
             Some(json) => json,
-            None => part.get::<Coerced<std::string::String>>()?.0,
+            None => plain(part)?,
         });
         if line.len() > LONGEST_LINE {
             let end = (0..=LONGEST_LINE).rev().find(|end| line.is_char_boundary(*end));

@@ -102,6 +102,19 @@ fn a_rejection_takes_a_status_or_a_word_and_nothing_else() {
         let outcome = decide(&mut handler(&format!("connection.reject({how})")));
         assert_eq!(outcome, Outcome::Failed, "{how}");
     }
+    let mut engine = handler("connection.reject()");
+    decide(&mut engine);
+    let said = "RangeError: reject() takes a status from 400 to 599, \"reset\" or \"close\"";
+    assert_eq!(engine.last_failure().unwrap().message, said);
+}
+
+#[test]
+fn whatever_is_logged_is_no_reason_to_fail() {
+    let mut engine = handler(
+        r#"console.log(Symbol(), Symbol("x"), "\ud800", 1n, undefined, [Symbol("x")], () => 1, Object.create(null));
+           connection.reject(418)"#,
+    );
+    assert_eq!(decide(&mut engine), Outcome::Reject(Refusal::Status(418)));
 }
 
 #[test]
