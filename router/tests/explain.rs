@@ -228,3 +228,58 @@ looked at: its address only
     assert!(failed.contains("route.js:4:"), "{failed}");
     assert!(failed.ends_with("\nno route matches: rejected (script-failed)\n"), "{failed}");
 }
+
+/// Listeners of every kind, and one pool.
+const LISTENERS: &str = r#"
+[router]
+script = "route.js"
+[[listener]]
+name = "web"
+address = "127.0.0.1:8080"
+[[listener]]
+name = "all"
+address = "*:443"
+[[listener]]
+name = "any"
+address = "127.0.0.1:0"
+[[listener]]
+name = "path"
+address = "unix:@vestibule-never-there"
+[[listener]]
+name = "behind"
+address = "127.0.0.1:81"
+proxy-protocol = ["10.0.0.0/8"]
+[[pool]]
+name = "app"
+command = "demo"
+"#;
+
+/// What is said of a client of a script.
+fn scripted(name: &str, script: &str, arguments: &[&str]) -> String {
+    let folder = Folder::new(name);
+    std::fs::write(folder.0.join("route.js"), script).unwrap();
+    let config = folder.0.join("vestibule.toml");
+    std::fs::write(&config, LISTENERS).unwrap();
+    let output =
+        explain_of(&config.to_string_lossy(), &[&["--peer", "10.1.2.3"], arguments].concat());
+    assert_eq!(output.status.code(), Some(0), "{output:?}");
+    let page = String::from_utf8(output.stdout).unwrap();
+    page.replace(&format!("{}/", folder.0.display()), "")
+}
+
+#[test]
+fn where_a_listener_is_its_clients_want_to_go() {
+    let script = "onconnection = ({ connection }) => {
+        pools.app.postMessage([connection.localAddress, connection.localPort], [connection]);
+    };";
+    for (listener, said) in [
+        ("web", "[\"127.0.0.1\",8080]"),
+        ("all", "[null,443]"),
+        ("any", "[null,null]"),
+        ("path", "[null,null]"),
+        ("behind", "[null,null]"),
+    ] {
+        let page = scripted("where", script, &["--listener", listener]);
+        assert!(page.ends_with(&format!("\nmessage: {said}\n")), "{listener}: {page}");
+    }
+}

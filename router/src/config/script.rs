@@ -1,14 +1,14 @@
 //! A configuration's script, as `check` and `explain` run it: in this process, with the rights of
 //! whoever typed the command. `run` never does: there only the router runs it.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::mistake::Mistake;
 use super::problem::Problem;
 use super::source::{Place, Source};
-use super::types::{Config, Workers};
+use super::types::{Address, Config, Listener, Workers};
 use crate::inspect::{Cause, ClientHello, Fact, Facts, Label, Speech};
 use crate::pool::pick;
 use crate::reject::Reason;
@@ -24,7 +24,7 @@ const AUTO: u32 = 4;
 pub struct Trial {
     engine: Engine<Given>,
     pools: Arc<Planned>,
-    listeners: Vec<Arc<str>>,
+    listeners: Vec<(Arc<str>, Option<SocketAddr>)>,
 }
 
 /// What a script would do with a connection.
@@ -80,7 +80,8 @@ impl Config {
             Ok(engine) => engine.quietly(),
             Err(failure) => return Some(Err(mistake(&script.path, &script.text, &failure))),
         };
-        let listeners = self.listeners.iter().map(|it| it.name.value.as_str().into()).collect();
+        let listeners = self.listeners.iter().map(|it| (it.name.value.as_str().into(), local(it)));
+        let listeners = listeners.collect();
         Some(Ok(Trial { engine, pools, listeners }))
     }
 }
@@ -107,9 +108,11 @@ fn mistake(path: &std::path::Path, text: &str, failure: &Failure) -> Mistake {
 impl Trial {
     /// What the script does with a connection of which this is known.
     pub fn ask(&mut self, facts: &Facts<'_>) -> Tried {
+        let listener = self.listeners.get(facts.listener);
         let given = Given {
             peer: facts.peer,
-            listener: self.listeners.get(facts.listener).map_or_else(|| "".into(), Arc::clone),
+            listener: listener.map_or_else(|| "".into(), |(name, _)| Arc::clone(name)),
+            local: listener.and_then(|(_, local)| *local),
             context: owned(facts.context),
             user: facts.credentials.map(|who| match &who.user {
                 Some(name) => number(name),
@@ -157,6 +160,18 @@ impl Trial {
     }
 }
 
+/// Where clients of a listener have wanted to go, as far as that is written. Those of a proxy have wanted to go
+/// elsewhere.
+fn local(listener: &Listener) -> Option<SocketAddr> {
+    let address = match *listener.address {
+        Address::Inet(address) => address,
+        Address::Both(port) => (Ipv6Addr::UNSPECIFIED, port).into(),
+        Address::Path(_) | Address::Name(_) | Address::Inherited(_) => return None,
+    };
+    // With port 0 the kernel chooses one.
+    Some(address).filter(|address| address.port() != 0 && listener.proxies.is_empty())
+}
+
 /// A user's number, as the kernel tells it of a peer; of a user who is not on this system, the name.
 fn number(name: &str) -> String {
     users::number_of(name).map_or_else(|| name.to_owned(), |uid| uid.to_string())
@@ -171,6 +186,7 @@ fn owned(label: Fact<&Label>) -> Fact<Label> {
 struct Given {
     peer: Option<IpAddr>,
     listener: Arc<str>,
+    local: Option<SocketAddr>,
     context: Fact<Label>,
     user: Fact<String>,
     announced: Option<ClientHello>,

@@ -83,7 +83,7 @@ impl Default for Limits {
 pub trait Subject: Send + 'static {
     /// The client's address; none for a client without an Internet address.
     fn peer(&self) -> Option<SocketAddr>;
-    /// The address that the client connected to.
+    /// The address that the client connected to; the unspecified one if only its port is known.
     fn local(&self) -> Option<SocketAddr>;
     /// Name of the listener.
     fn listener(&self) -> Arc<str>;

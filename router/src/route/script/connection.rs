@@ -111,7 +111,9 @@ impl JsConnection {
 
     #[qjs(get)]
     fn local_address<'js>(&self, ctx: Ctx<'js>) -> Result<Value<'js>> {
-        address(&ctx, self.ask(&ctx, |book| book.local(self.ticket))?)
+        let local = self.ask(&ctx, |book| book.local(self.ticket))?;
+        // Nobody connects to all addresses.
+        address(&ctx, local.filter(|local| !local.ip().is_unspecified()))
     }
 
     #[qjs(get)]
