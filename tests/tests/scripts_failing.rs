@@ -216,3 +216,29 @@ fn a_crowd_that_is_waited_for_does_not_use_up_a_scripts_memory() {
     drop(crowd);
     run.stop();
 }
+
+#[test]
+fn what_nobody_awaits_is_logged_with_its_place_once_and_with_its_count() {
+    let script = "onconnection = ({ connection }) => {
+          if (connection.remoteAddress === '127.0.0.66') connection.reject(404);
+          /* äöü */ (async () => { pools.typo.postMessage(1, [connection]) })();
+        };";
+    let run = Run::of(WORKER, ONE_POOL, script);
+    let said = "route.js:3:36: TypeError: cannot read property 'postMessage' of undefined (pools: app) \
+                (in a promise that nobody awaits)";
+    let counts = || -> Vec<Value> {
+        let records = run.place.records().into_iter();
+        let mine = records.filter(|record| {
+            record["fields"]["message"].as_str().is_some_and(|text| text.ends_with(said))
+        });
+        mine.map(|record| record["fields"]["count"].clone()).collect()
+    };
+    let response = run.get("127.0.0.1");
+    assert_eq!(response.status, 503);
+    assert_eq!(response.header("vestibule-reason"), Some("script-failed"));
+    until("it is said", || counts() == [json!(1)]);
+    // What is decided stands.
+    (0..9).for_each(|_| assert_eq!(run.get("127.0.0.66").status, 404));
+    until("it is said again", || counts() == [json!(1), json!(10)]);
+    run.stop();
+}

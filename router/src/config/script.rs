@@ -94,12 +94,8 @@ fn mistake(path: &std::path::Path, text: &str, failure: &Failure) -> Mistake {
         let mut lines = text.split_inclusive('\n');
         let begin: usize = lines.by_ref().take(line.saturating_sub(1) as usize).map(str::len).sum();
         let line = lines.next().unwrap_or_default().trim_end_matches(['\n', '\r']);
-        // The engine counts bytes; some places are that of a character's last one.
-        let mut at = line.len().min(column.saturating_sub(1) as usize);
-        while !line.is_char_boundary(at) {
-            at -= 1;
-        }
-        begin + at
+        let before = line.chars().take(column.saturating_sub(1) as usize);
+        begin + before.map(char::len_utf8).sum::<usize>()
     });
     let problem = Problem::ScriptFails(failure.message.clone());
     Mistake::at(&Place::new(&source, at..at), problem)

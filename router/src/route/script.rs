@@ -10,8 +10,8 @@
 //! `[[route]]`s decide meanwhile.
 //!
 //! What scripts see: `connection`, `request`, `pools`, `globals`; `message` is what they
-//! post. `book` knows which connections are undecided, `waiting` what they wait for; `layouts` and `native`
-//! make decisions fast.
+//! post. `book` knows which connections are undecided, `waiting` what they wait for, `rejections` what went wrong
+//! and nobody has asked for; `layouts` and `native` make decisions fast.
 
 mod book;
 mod clock;
@@ -23,11 +23,13 @@ mod layouts;
 mod message;
 mod native;
 mod pools;
+mod rejections;
 mod request;
 mod start;
 mod switch;
 #[cfg(test)]
 mod tests;
+mod text;
 mod waiting;
 
 use std::net::SocketAddr;

@@ -282,7 +282,7 @@ impl Table {
     }
 
     /// Name of what is decided where no rule does.
-    pub(crate) fn no_route(&self) -> &Arc<str> {
+    pub fn no_route(&self) -> &Arc<str> {
         &self.no_route
     }
 

@@ -129,6 +129,11 @@ impl<S: Subject> Book<S> {
         }
     }
 
+    /// Whether the script was told of this connection that something cannot be known.
+    pub(super) fn has_unknown(&self, ticket: Ticket) -> bool {
+        self.with(ticket, |entry| entry.unknown.is_some()).unwrap_or_default()
+    }
+
     pub(super) fn close(&self, ticket: Ticket) -> Option<Closed<S>> {
         let mut pages = self.pages();
         let entry = pages.entries.get(ticket.key)?;

@@ -13,9 +13,11 @@ use super::clock::Clock;
 use super::connection::JsConnection;
 use super::failure::{Failure, FailureKind, Failures};
 use super::layouts::Layouts;
+use super::rejections::Rejections;
 use super::request::JsHead;
 use super::start::{START, start};
 use super::switch::{Position, Switch};
+use super::text::Text;
 use super::waiting::Waiting;
 use super::{Limits, Outcome, Pools, Source, Subject, native, pools};
 use crate::inspect::Speech;
@@ -32,6 +34,7 @@ pub(super) struct Handles<'js> {
     #[qjs(skip)]
     pub(super) book: Arc<dyn Register>,
     pub(super) waiting: Waiting<'js>,
+    pub(super) rejections: Rejections<'js>,
     /// Of the classes that decisions make objects of, looked up once.
     connection: Object<'js>,
     head: Object<'js>,
@@ -48,6 +51,7 @@ impl<'js> Handles<'js> {
             dispatch,
             book,
             waiting: Waiting::default(),
+            rejections: Rejections::default(),
             connection: native::prototype::<JsConnection>(ctx)?,
             head: native::prototype::<JsHead>(ctx)?,
             layouts: Layouts::new(ctx)?,
@@ -87,14 +91,14 @@ pub enum Verdict<S> {
 enum End {
     /// The handler has returned, and waits for nothing.
     Done,
-    /// It waits for these of the client's bytes.
-    Waits(Wants),
+    /// It waits for these of the client's bytes. Something else may have failed meanwhile.
+    Waits(Wants, Option<Failure>),
     Failed(Failure),
 }
 
 /// A script that decides about connections.
 pub struct Engine<S: Subject> {
-    source: Source,
+    text: Text,
     limits: Limits,
     pools: Arc<dyn Pools>,
     book: Arc<Book<S>>,
@@ -102,7 +106,7 @@ pub struct Engine<S: Subject> {
     switch: Switch,
     failures: Failures,
     last: Option<Failure>,
-    /// Failures are somebody else's to tell.
+    /// Failures are somebody else's to tell, and each connection is judged by itself.
     quiet: bool,
     /// Lists of workers are out of date.
     stale: bool,
@@ -113,7 +117,7 @@ pub struct Engine<S: Subject> {
 
 impl<S: Subject> fmt::Debug for Engine<S> {
     fn fmt(&self, out: &mut fmt::Formatter<'_>) -> fmt::Result {
-        out.debug_struct("Engine").field("script", &self.source.name).finish_non_exhaustive()
+        out.debug_struct("Engine").field("script", &self.text.name()).finish_non_exhaustive()
     }
 }
 
@@ -129,9 +133,10 @@ impl<S: Subject> Engine<S> {
     ) -> std::result::Result<Self, Failure> {
         let clock = Clock::default();
         let book = Arc::new(Book::new());
-        let context = start(&source, &limits, &pools, &clock, book.clone())?;
+        let text = Text::new(source, pools.names());
+        let context = start(&text, &limits, &pools, &clock, book.clone())?;
         Ok(Self {
-            source,
+            text,
             limits,
             pools,
             book,
@@ -145,7 +150,8 @@ impl<S: Subject> Engine<S> {
         })
     }
 
-    /// Logs no failure: whoever asks tells what became of it.
+    /// Logs no failure: whoever asks tells what became of it. And whatever has failed, the script is asked the
+    /// next time.
     pub fn quietly(mut self) -> Self {
         self.quiet = true;
         self
@@ -197,7 +203,12 @@ impl<S: Subject> Engine<S> {
         self.drop_waiting(ticket);
     }
 
-    /// What failed last.
+    /// What failed since this was asked before.
+    pub fn take_failure(&mut self) -> Option<Failure> {
+        self.last.take()
+    }
+
+    /// What failed last, unless that was taken.
     pub fn last_failure(&self) -> Option<&Failure> {
         self.last.as_ref()
     }
@@ -229,7 +240,7 @@ impl<S: Subject> Engine<S> {
                 pools::refresh(&ctx, &self.pools, &book).map_err(|_| ctx.catch()).is_ok()
             });
             if !refreshed {
-                tracing::warn!(script = %self.source.name, "the script's pools cannot be renewed");
+                tracing::warn!(script = %self.text.name(), "the script's pools cannot be renewed");
             }
         }
         self.context.is_some()
@@ -246,67 +257,91 @@ impl<S: Subject> Engine<S> {
         context.with(|ctx| {
             let Ok(handles) = Handles::of(&ctx) else { return End::Done };
             let result = step(&ctx, &handles);
-            let failed = |ctx: &Ctx<'_>| self.failure(ctx);
-            let promise = match result {
-                Ok(promise) => promise,
-                Err(_) => return End::Failed(failed(&ctx)),
-            };
-            while !self.clock.expired() && ctx.execute_pending_job() {}
-            if self.clock.expired() {
-                return End::Failed(Failure::late(&ctx, &self.source.name, &self.limits));
-            }
-            if let Some(promise) = promise {
-                match promise.state() {
-                    PromiseState::Resolved => {}
-                    PromiseState::Rejected => {
-                        // Throws what it was rejected with.
-                        let _ = promise.result::<Value>();
-                        return End::Failed(failed(&ctx));
-                    }
-                    PromiseState::Pending => handles.waiting.keep(ticket, promise),
-                }
-            }
-            match handles.waiting.has(ticket) {
-                true => End::Waits(handles.waiting.wants(ticket)),
-                false => End::Done,
-            }
+            let end = self.end(&ctx, &handles, ticket, result);
+            // Whoever has failed has said so, and what else was rejected is no other turn's.
+            handles.rejections.clear();
+            end
         })
+    }
+
+    /// Does what a turn has left to be done.
+    fn end<'js>(
+        &self,
+        ctx: &Ctx<'js>,
+        handles: &Handles<'js>,
+        ticket: Ticket,
+        result: Result<Option<Promise<'js>>>,
+    ) -> End {
+        let Ok(promise) = result else { return End::Failed(self.failure(ctx)) };
+        while !self.clock.expired() && ctx.execute_pending_job() {}
+        if self.clock.expired() {
+            return End::Failed(Failure::late(ctx, &self.text, &self.limits));
+        }
+        if let Some(promise) = promise {
+            match promise.state() {
+                PromiseState::Resolved => {}
+                PromiseState::Rejected => {
+                    // Throws what it was rejected with.
+                    let _ = promise.result::<Value>();
+                    return End::Failed(self.failure(ctx));
+                }
+                PromiseState::Pending => handles.waiting.keep(ticket, promise),
+            }
+        }
+        let unawaited = handles.rejections.take(&handles.waiting);
+        let failure = unawaited.map(|it| Failure::unawaited(ctx, &it, &self.text));
+        match (handles.waiting.has(ticket), failure) {
+            (true, failure) => End::Waits(handles.waiting.wants(ticket), failure),
+            (false, Some(failure)) => End::Failed(failure),
+            (false, None) => End::Done,
+        }
     }
 
     /// What was just thrown.
     fn failure(&self, ctx: &Ctx<'_>) -> Failure {
         if self.clock.expired() {
-            return Failure::late(ctx, &self.source.name, &self.limits);
+            return Failure::late(ctx, &self.text, &self.limits);
         }
-        Failure::thrown(ctx, &ctx.catch(), &self.source.name)
+        Failure::thrown(ctx, &ctx.catch(), &self.text)
     }
 
     fn conclude(&mut self, ticket: Ticket, end: End) -> Verdict<S> {
         self.leave_alone_if_far_over(&end);
-        if let End::Waits(wants) = end
+        let (wants, failure) = match end {
+            End::Done => (None, None),
+            End::Waits(wants, failure) => (Some(wants), failure),
+            End::Failed(failure) => (None, Some(failure)),
+        };
+        if let Some(wants) = wants
             && let Some(subject) = self.book.lend(ticket)
         {
+            // What awaits the client's bytes may decide all the same.
+            if let Some(failure) = failure
+                && !(failure.is_of_what_is_unknown() && self.book.has_unknown(ticket))
+            {
+                self.note(&failure);
+                self.last = Some(failure);
+            }
             let ticket = Ticket { wants, ..ticket };
             return Verdict::Waits(subject, ticket);
         }
-        if !matches!(end, End::Done) {
+        if wants.is_some() || failure.is_some() {
             self.drop_waiting(ticket);
         }
         let closed = self.book.close(ticket);
         let Some(Closed { subject: Some(subject), outcome, unknown }) = closed else {
             return Verdict::Gone;
         };
-        let outcome = match (end, outcome) {
-            (End::Failed(failure), outcome) => match (outcome, unknown) {
-                (None, Some(cause)) if failure.message.starts_with(UNKNOWN) => {
-                    Outcome::Unknown(cause)
-                }
-                (outcome, _) => {
-                    self.failed(&failure);
-                    outcome.unwrap_or(Outcome::Failed)
-                }
-            },
-            (End::Done | End::Waits(_), outcome) => {
+        let outcome = match (failure, unknown) {
+            // The client's fault, which is not to switch a script off.
+            (Some(failure), Some(cause)) if failure.is_of_what_is_unknown() => {
+                outcome.unwrap_or(Outcome::Unknown(cause))
+            }
+            (Some(failure), _) => {
+                self.failed(&failure);
+                outcome.unwrap_or(Outcome::Failed)
+            }
+            (None, _) => {
                 self.switch.worked();
                 outcome.unwrap_or(Outcome::Undecided)
             }
@@ -321,17 +356,18 @@ impl<S: Subject> Engine<S> {
         }
         // One that ended by itself was never told that its time was over; what it did stands.
         if !matches!(end, End::Failed(_)) {
-            let failure = Failure::time(&self.source.name, &self.limits);
+            let failure = Failure::time(self.text.name(), &self.limits);
             self.note(&failure);
             self.last = Some(failure);
         }
-        if !self.quiet {
-            tracing::error!(
-                script = %self.source.name,
-                "one decision of the script took the time of {} and more: the script is left alone for a second",
-                super::switch::MOST_FAILURES
-            );
+        if self.quiet {
+            return;
         }
+        tracing::error!(
+            script = %self.text.name(),
+            "one decision of the script took the time of {} and more: the script is left alone for a second",
+            super::switch::MOST_FAILURES
+        );
         self.switch.off(Instant::now());
     }
 
@@ -353,9 +389,9 @@ impl<S: Subject> Engine<S> {
 
     fn failed(&mut self, failure: &Failure) {
         self.note(failure);
-        if self.switch.failed(Instant::now()) && !self.quiet {
+        if !self.quiet && self.switch.failed(Instant::now()) {
             tracing::error!(
-                script = %self.source.name,
+                script = %self.text.name(),
                 "the script failed {} times in a row and is left alone for a second",
                 super::switch::MOST_FAILURES
             );
@@ -371,7 +407,7 @@ impl<S: Subject> Engine<S> {
     fn restart(&mut self) {
         self.context = None;
         let book = self.book.clone();
-        match start(&self.source, &self.limits, &self.pools, &self.clock, book) {
+        match start(&self.text, &self.limits, &self.pools, &self.clock, book) {
             Ok(context) => {
                 self.context = Some(context);
                 self.stale = false;

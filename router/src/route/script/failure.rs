@@ -6,6 +6,8 @@ use std::fmt;
 use rquickjs::{Coerced, Ctx, Exception, Value};
 
 use super::Limits;
+use super::engine::UNKNOWN;
+use super::text::Text;
 
 /// Most distinct failures that are told apart: a script has that many places at most which fail in
 /// turn; more are counted together.
@@ -21,7 +23,7 @@ pub struct Failure {
     pub kind: FailureKind,
     /// How the script is called.
     pub script: String,
-    /// Line and column, from 1, if they are known.
+    /// Line and column, in characters, from 1, if they are known.
     pub place: Option<(u32, u32)>,
     /// In words.
     pub message: String,
@@ -65,22 +67,22 @@ impl Failure {
     }
 
     /// Time is over; where, if that is known.
-    pub(super) fn late(ctx: &Ctx<'_>, script: &str, limits: &Limits) -> Self {
+    pub(super) fn late(ctx: &Ctx<'_>, script: &Text, limits: &Limits) -> Self {
         let thrown = ctx.catch();
         let place = match thrown.is_object() {
             true => Self::thrown(ctx, &thrown, script).place,
             false => None,
         };
-        Self { place, ..Self::time(script, limits) }
+        Self { place, ..Self::time(script.name(), limits) }
     }
 
     /// What was thrown. Reading it may run code of the script's; its time still counts.
-    pub(super) fn thrown<'js>(ctx: &Ctx<'js>, thrown: &Value<'js>, script: &str) -> Self {
+    pub(super) fn thrown<'js>(ctx: &Ctx<'js>, thrown: &Value<'js>, script: &Text) -> Self {
         if thrown.is_null() {
             // There was no memory left even for an error. A script may throw it too; nothing is lost
             // by believing the worst.
             let message = "out of memory (or `throw null`)";
-            return Self::new(FailureKind::Memory, script, message);
+            return Self::new(FailureKind::Memory, script.name(), message);
         }
         let Some(error) = thrown.as_object() else {
             let text = thrown.get::<Coerced<String>>().map(|text| text.0);
@@ -89,7 +91,8 @@ impl Failure {
                 ctx.catch();
                 "a value without a text".to_owned()
             });
-            return Self::new(FailureKind::Threw, script, shortened(format!("threw {text}")));
+            let message = shortened(format!("threw {text}"));
+            return Self::new(FailureKind::Threw, script.name(), message);
         };
         let name = text(ctx, error, "name").unwrap_or_default();
         let message = text(ctx, error, "message").unwrap_or_default();
@@ -101,14 +104,46 @@ impl Failure {
             }
             _ => FailureKind::Threw,
         };
+        let place = script.place(&stack);
         let message = match (name.is_empty(), message.is_empty()) {
             (false, false) => format!("{name}: {message}"),
             (false, true) => name,
             (true, false) => message,
             (true, true) => "threw an object without a message".to_owned(),
         };
-        let place = place(&stack, script);
-        Self { kind, script: script.to_owned(), place, message: shortened(message) }
+        let message = helpful(message, kind, place, script);
+        Self { kind, script: script.name().to_owned(), place, message: shortened(message) }
+    }
+
+    /// Whether the script was told that something cannot be known, and has not caught that.
+    pub(super) fn is_of_what_is_unknown(&self) -> bool {
+        self.message.starts_with(UNKNOWN)
+    }
+
+    /// What a promise was rejected with that nobody awaits. Reading it is as with [`thrown`](Self::thrown).
+    pub(super) fn unawaited<'js>(ctx: &Ctx<'js>, reason: &Value<'js>, script: &Text) -> Self {
+        let mut failure = Self::thrown(ctx, reason, script);
+        failure.message.push_str(" (in a promise that nobody awaits)");
+        failure
+    }
+}
+
+/// What QuickJS says, for whoever took a script for something else.
+fn helpful(message: String, kind: FailureKind, place: Option<(u32, u32)>, script: &Text) -> String {
+    const NO_MODULES: &str = "a script has no modules: nothing can be imported";
+    if kind == FailureKind::Syntax && place.is_some_and(|place| script.means_modules(place)) {
+        return format!("SyntaxError: {NO_MODULES}");
+    }
+    if message.starts_with("ReferenceError: could not load module")
+        || message == "ReferenceError: require is not defined"
+    {
+        return format!("{message} ({NO_MODULES})");
+    }
+    let undefined =
+        message.starts_with("TypeError: cannot read property") && message.ends_with("of undefined");
+    match place.filter(|_| undefined).and_then(|place| script.pools_instead(place)) {
+        Some(pools) => format!("{message} (pools: {pools})"),
+        None => message,
     }
 }
 
@@ -133,18 +168,6 @@ fn shortened(mut message: String) -> String {
         message.push('…');
     }
     message.replace(char::is_control, " ")
-}
-
-/// The first place of a stack that is in the script: frames read `at f (NAME:LINE:COLUMN)` or
-/// `at NAME:LINE:COLUMN`.
-fn place(stack: &str, script: &str) -> Option<(u32, u32)> {
-    stack.lines().find_map(|frame| {
-        let (_, rest) = frame.rsplit_once(script)?;
-        let mut numbers = rest.strip_prefix(':')?.trim_end_matches(')').split(':');
-        let line = numbers.next()?.parse().ok()?;
-        let column = numbers.next().and_then(|column| column.parse().ok()).unwrap_or(1);
-        Some((line, column))
-    })
 }
 
 /// Counts failures and says each kind once, then with its count at every tenfold.
@@ -197,13 +220,5 @@ mod tests {
         }
         assert_eq!(failures.counts.len(), MOST_KINDS);
         assert_eq!(failures.others, 10_000 - MOST_KINDS as u64);
-    }
-
-    #[test]
-    fn the_place_is_the_first_one_of_the_script() {
-        let stack = "    at hash (native)\n    at pick (route.js:3:17)\n    at <anonymous> (route.js:9:1)\n";
-        assert_eq!(place(stack, "route.js"), Some((3, 17)));
-        assert_eq!(place("    at route.js:7:2", "route.js"), Some((7, 2)));
-        assert_eq!(place("    at x (other.js:1:1)", "route.js"), None);
     }
 }

@@ -11,7 +11,8 @@ use super::book::Register;
 use super::clock::Clock;
 use super::engine::Handles;
 use super::failure::{Failure, FailureKind};
-use super::{Limits, Pools, Source, connection, globals, pools, request};
+use super::text::Text;
+use super::{Limits, Pools, connection, globals, pools, rejections, request};
 
 /// Stack of a script, in bytes. The router's thread has far more.
 const STACK: usize = 256 * 1024;
@@ -27,17 +28,18 @@ const DISPATCH: &str = "(connection) => onconnection({ connection })";
 
 /// A new context in which the script's top level has run.
 pub(super) fn start(
-    source: &Source,
+    text: &Text,
     limits: &Limits,
     pools: &Arc<dyn Pools>,
     clock: &Clock,
     book: Arc<dyn Register>,
 ) -> std::result::Result<Context, Failure> {
-    let name = source.name.as_str();
+    let name = text.name();
     let no_memory = |_| Failure::new(FailureKind::Memory, name, "there is no memory for a script");
     let runtime = Runtime::new().map_err(no_memory)?;
     runtime.set_max_stack_size(STACK);
     runtime.set_interrupt_handler(Some(Box::new(clock.handler())));
+    rejections::track(&runtime);
     let context = Context::full(&runtime).map_err(no_memory)?;
     // What the engine itself needs is not the script's.
     let own = usize::try_from(runtime.memory_usage().malloc_size).unwrap_or_default();
@@ -53,15 +55,19 @@ pub(super) fn start(
         options.global = true;
         options.strict = false;
         options.filename = Some(name.replace('\0', "?"));
-        let result = ctx.eval_with_options::<Value, _>(source.text.as_str(), options);
+        let result = ctx.eval_with_options::<Value, _>(text.as_str(), options);
         if result.is_ok() {
             while !clock.expired() && ctx.execute_pending_job() {}
         }
         if clock.expired() {
-            return Err(Failure::late(&ctx, name, &Limits { time: START, ..*limits }));
+            return Err(Failure::late(&ctx, text, &Limits { time: START, ..*limits }));
         }
         if result.is_err() {
-            return Err(Failure::thrown(&ctx, &ctx.catch(), name));
+            return Err(Failure::thrown(&ctx, &ctx.catch(), text));
+        }
+        let handles = Handles::of(&ctx).map_err(not_enough)?;
+        if let Some(reason) = handles.rejections.take(&handles.waiting) {
+            return Err(Failure::unawaited(&ctx, &reason, text));
         }
         // As the handler is called: it may be a `const`.
         let mut options = EvalOptions::default();
@@ -69,9 +75,7 @@ pub(super) fn start(
         options.filename = Some(OWN.to_owned());
         let kind = ctx.eval_with_options::<String, _>("typeof onconnection", options);
         match kind.as_deref() {
-            Ok("function") => {
-                Handles::of(&ctx).and_then(|handles| handles.make_room(&ctx)).map_err(not_enough)
-            }
+            Ok("function") => handles.make_room(&ctx).map_err(not_enough),
             _ => {
                 ctx.catch();
                 let message = "the script sets no handler: `onconnection = ({ connection }) => …`";

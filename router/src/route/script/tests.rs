@@ -2,6 +2,7 @@
 
 mod deciding;
 mod hostile;
+mod unawaited;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

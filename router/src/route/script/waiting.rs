@@ -162,6 +162,12 @@ impl<'js> Waiting<'js> {
         }
     }
 
+    /// Whether this is what the handler of a connection that waits has returned.
+    pub(super) fn has_handler(&self, promise: &Value<'js>) -> bool {
+        let places = self.places.borrow();
+        places.iter().any(|place| place.handler.as_ref().is_some_and(|it| it.as_value() == promise))
+    }
+
     /// Clears a connection's place, and what was there. Whoever drops that may run code of the script's.
     pub(super) fn take(&self, ticket: Ticket) -> Option<Place<'js>> {
         let mut places = self.places.borrow_mut();

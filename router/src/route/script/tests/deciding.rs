@@ -433,7 +433,38 @@ fn a_script_that_cannot_be_used_says_where_and_why() {
     for (text, said) in [
         ("\n  let = ;", "route.js:2:9: SyntaxError: unexpected token in expression: ';'"),
         ("let a = 1;\n\nfoo();", "route.js:3:1: ReferenceError: foo is not defined"),
-        ("import x from 'fs';", "route.js:1:8: SyntaxError: Unexpected identifier 'x'"),
+        (
+            "import x from 'fs';",
+            "route.js:1:8: SyntaxError: a script has no modules: nothing can be imported",
+        ),
+        (
+            "let a = 1; import { x } from 'fs';",
+            "route.js:1:19: SyntaxError: a script has no modules: nothing can be imported",
+        ),
+        (
+            "\nexport default 1;",
+            "route.js:2:1: SyntaxError: a script has no modules: nothing can be imported",
+        ),
+        (
+            "const fs = await import('fs');",
+            "route.js:1:18: SyntaxError: a script has no modules: nothing can be imported",
+        ),
+        (
+            "require('fs')",
+            "route.js:1:1: ReferenceError: require is not defined (a script has no modules: nothing can be imported)",
+        ),
+        // These are about something else.
+        ("let important = ;", "route.js:1:17: SyntaxError: unexpected token in expression: ';'"),
+        ("'äöü'; foo();", "route.js:1:8: ReferenceError: foo is not defined"),
+        ("'äöü';\n'€'; let = ;", "route.js:2:12: SyntaxError: unexpected token in expression: ';'"),
+        (
+            "pools.nope.workers.length",
+            "route.js:1:1: TypeError: cannot read property 'workers' of undefined (pools: app, gold)",
+        ),
+        (
+            "pools.app.workers[9].name",
+            "route.js:1:1: TypeError: cannot read property 'name' of undefined",
+        ),
         (
             "let a = 1;",
             "route.js: the script sets no handler: `onconnection = ({ connection }) => …`",

@@ -291,16 +291,20 @@ fn decisions_leave_nothing_behind() {
     let mut engine = engine(
         "let asked = 0;
          onconnection = async ({ connection }) => {
-           switch (++asked % 4) {
+           switch (++asked % 7) {
              case 0: return pools.app.workers[1].postMessage({ at: connection.remotePort }, [connection]);
              case 1: connection.http(); connection.tls(); throw new Error('asked, and did not wait');
              case 2: connection.http(); return pools.gold.postMessage([1, 'x'], [connection]);
              case 3: await connection.http(); connection.reject(418);
+               break;
+             case 4: (async () => { throw new Error('nobody awaits this') })(); return connection.reject(418);
+             case 5: for (let i = 0; i < 100; i++) Promise.reject({}); return await connection.http();
+             case 6: Promise.reject({}); throw {};
            }
          };",
     );
     let mut decide_for_a_while = || {
-        for _ in 0..400 {
+        for _ in 0..700 {
             if let Verdict::Waits(client, ticket) = engine.decide(Client::at("10.1.2.3")) {
                 engine.resume(ticket, client, Arc::new(Speech::Http2));
             }
