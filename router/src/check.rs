@@ -37,7 +37,11 @@ pub(crate) fn run(check: &Check, overrides: &Overrides) -> bool {
     };
     let mut mistakes = config.run_tests();
     #[cfg(feature = "script")]
-    mistakes.extend(config.run_script_tests());
+    let warnings = {
+        let (cautions, wrong) = config.run_script_tests();
+        mistakes.extend(wrong);
+        [warnings, cautions].concat()
+    };
     mistakes.sort_by_key(|mistake| mistake.whereabouts.order());
     show(&check.config, &warnings, &mistakes);
     if !mistakes.is_empty() {

@@ -207,7 +207,7 @@ fn mistakes(path: &Path) -> Vec<String> {
     let found = match Config::load(path, &Overrides::default()) {
         Ok((config, _)) => {
             let mut found = config.run_tests();
-            found.extend(config.run_script_tests());
+            found.extend(config.run_script_tests().1);
             if let Some(Err(mistake)) = config.try_script() {
                 found.push(mistake);
             }

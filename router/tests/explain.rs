@@ -268,6 +268,23 @@ fn scripted(name: &str, script: &str, arguments: &[&str]) -> String {
 }
 
 #[test]
+fn what_fails_after_a_decision_is_told_and_the_decision_too() {
+    let twice = "onconnection = ({ connection }) => {\n  connection.reject(404); connection.reject(404);\n};";
+    let expected = "\
+a connection from 10.1.2.3 on `web`: GET /, no host
+the script rejects it: 404
+and fails, which changes nothing about that: route.js:2:38: InvalidStateError: the connection was posted, rejected or is gone
+route `script:404`
+";
+    assert_eq!(scripted("twice", twice, &[]), expected);
+    // Beside what goes on, too.
+    let beside = "onconnection = async ({ connection }) => {\n  (async () => null.x)();\n  \
+                  await connection.http();\n  connection.reject(404);\n};";
+    let beside = scripted("beside", beside, &[]);
+    assert!(beside.contains("about that: route.js:2:"), "{beside}");
+}
+
+#[test]
 fn where_a_listener_is_its_clients_want_to_go() {
     let script = "onconnection = ({ connection }) => {
         pools.app.postMessage([connection.localAddress, connection.localPort], [connection]);

@@ -10,6 +10,8 @@ use crate::reject::Reason;
 use crate::route::imagine::{Imagined, Impossible, Shown};
 use crate::route::rule::Key;
 #[cfg(feature = "script")]
+use crate::route::script::Failure;
+#[cfg(feature = "script")]
 use crate::route::table::SCRIPT;
 use crate::route::{Affinity, Decision, Outcome, Target, Verdict, Why};
 use crate::sys::users::number_of;
@@ -47,8 +49,8 @@ impl Config {
         let facts = shown.facts(listener);
         let mut page = String::new();
         let _ = self.write(&mut page, &facts).and_then(|()| match script.ask(&facts) {
-            Tried::Decides { to, message } => {
-                self.write_decided(&mut page, &to, message.as_deref())
+            Tried::Decides { to, message, failure } => {
+                self.write_decided(&mut page, &to, message.as_deref(), failure.as_ref())
             }
             other => {
                 writeln!(page, "the script {}", Left(&other))?;
@@ -77,7 +79,13 @@ impl Config {
 
     /// The script has decided: no route is asked.
     #[cfg(feature = "script")]
-    fn write_decided(&self, page: &mut String, to: &str, message: Option<&str>) -> fmt::Result {
+    fn write_decided(
+        &self,
+        page: &mut String,
+        to: &str,
+        message: Option<&str>,
+        failure: Option<&Failure>,
+    ) -> fmt::Result {
         let rejects = to == "reset" || to == "close" || to.parse::<u16>().is_ok();
         if rejects {
             writeln!(page, "the script rejects it: {to}")?;
@@ -85,6 +93,9 @@ impl Config {
             writeln!(page, "the script posts it to pool `{to}`")?;
         } else {
             writeln!(page, "the script posts it to worker `{to}`")?;
+        }
+        if let Some(failure) = failure {
+            writeln!(page, "and fails, which changes nothing about that: {failure}")?;
         }
         let width = self.width();
         for (index, route) in self.routes.iter().enumerate() {

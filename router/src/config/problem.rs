@@ -390,6 +390,9 @@ pub enum Caution {
         /// The balance.
         balance: String,
     },
+    /// A test is as expected, and its script fails.
+    #[error("this is as expected, but the script fails: {0}")]
+    ScriptFails(String),
     /// Something is missing here; where it is run it may be there.
     #[error("{0}")]
     Surroundings(Obstacle),

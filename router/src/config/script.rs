@@ -36,6 +36,8 @@ pub enum Tried {
         to: String,
         /// The message as JSON.
         message: Option<String>,
+        /// What failed all the same, after that or beside it.
+        failure: Option<Failure>,
     },
     /// It leaves the decision to the routes.
     Leaves,
@@ -46,6 +48,15 @@ pub enum Tried {
 }
 
 impl Tried {
+    /// What failed, whatever became of the connection.
+    pub(super) fn failure(&self) -> Option<&Failure> {
+        match self {
+            Self::Decides { failure, .. } => failure.as_ref(),
+            Self::Fails(failure) => Some(failure),
+            Self::Leaves | Self::Unknown(_) => None,
+        }
+    }
+
     /// Why a connection is rejected that the script leaves to the routes, and no route matches.
     pub(super) fn unruled(&self) -> Reason {
         match self {
@@ -124,9 +135,10 @@ impl Trial {
             };
             verdict = self.engine.resume(ticket, given, Arc::new(speech));
         }
+        let failure = self.engine.take_failure();
         let Verdict::Decided(_, outcome) = verdict else {
             // It asked for all there is and cannot wait for more.
-            return Tried::Leaves;
+            return failure.map_or(Tried::Leaves, Tried::Fails);
         };
         match outcome {
             Outcome::Post { pool, to, message } => {
@@ -136,7 +148,8 @@ impl Trial {
                     To::Slot(slot) => format!("{name}-{}", slot + 1),
                 };
                 let message = String::from_utf8(message.as_bytes().to_vec());
-                Tried::Decides { to, message: message.ok().filter(|text| !text.is_empty()) }
+                let message = message.ok().filter(|text| !text.is_empty());
+                Tried::Decides { to, message, failure }
             }
             Outcome::Reject(refusal) => Tried::Decides {
                 to: match refusal {
@@ -145,13 +158,10 @@ impl Trial {
                     Refusal::Close => "close".to_owned(),
                 },
                 message: None,
+                failure,
             },
-            Outcome::Undecided => Tried::Leaves,
             Outcome::Unknown(cause) => Tried::Unknown(cause),
-            Outcome::Failed => match self.engine.last_failure() {
-                Some(failure) => Tried::Fails(failure.clone()),
-                None => Tried::Leaves,
-            },
+            Outcome::Undecided | Outcome::Failed => failure.map_or(Tried::Leaves, Tried::Fails),
         }
     }
 }
@@ -194,7 +204,7 @@ impl Subject for Given {
     }
 
     fn local(&self) -> Option<SocketAddr> {
-        None
+        self.local
     }
 
     fn listener(&self) -> Arc<str> {

@@ -95,7 +95,11 @@ fn said(path: &Path) -> String {
         Ok((config, warnings)) => {
             let mut mistakes = config.run_tests();
             #[cfg(feature = "script")]
-            mistakes.extend(config.run_script_tests());
+            let warnings = {
+                let (cautions, wrong) = config.run_script_tests();
+                mistakes.extend(wrong);
+                [warnings, cautions].concat()
+            };
             let mut lines: Vec<String> = warnings.iter().map(ToString::to_string).collect();
             lines.extend(mistakes.iter().map(ToString::to_string));
             if mistakes.is_empty() {

@@ -1,10 +1,18 @@
 //! `[[test]]`: connections that the routes are asked about.
 
 use super::mistake::Mistake;
+#[cfg(feature = "script")]
+use super::mistake::Warning;
+#[cfg(feature = "script")]
+use super::problem::Caution;
 use super::problem::{Others, Problem};
 #[cfg(feature = "script")]
 use super::script::{Trial, Tried};
 use super::types::{Config, Test};
+#[cfg(feature = "script")]
+use crate::inspect::Facts;
+#[cfg(feature = "script")]
+use crate::reject::Reason;
 #[cfg(feature = "script")]
 use crate::route::table::SCRIPT;
 use crate::route::{Outcome, Why};
@@ -21,24 +29,48 @@ impl Config {
 
     /// Runs the script, and asks it about every `[[test]]`: for whoever may run it.
     #[cfg(feature = "script")]
-    pub fn run_script_tests(&self) -> Vec<Mistake> {
+    pub fn run_script_tests(&self) -> (Vec<Warning>, Vec<Mistake>) {
+        let (mut warnings, mut mistakes) = (Vec::new(), Vec::new());
         match self.try_script() {
-            None => Vec::new(),
-            Some(Err(mistake)) => vec![mistake],
+            None => {}
+            Some(Err(mistake)) => mistakes.push(mistake),
             Some(Ok(mut trial)) => {
-                let tests = self.tests.iter();
-                tests.filter_map(|test| self.run_script_test(test, &mut trial)).collect()
+                for test in &self.tests {
+                    self.run_script_test(test, &mut trial, &mut warnings, &mut mistakes);
+                }
             }
         }
+        (warnings, mistakes)
     }
 
     #[cfg(feature = "script")]
-    fn run_script_test(&self, test: &Test, trial: &mut Trial) -> Option<Mistake> {
+    fn run_script_test(
+        &self,
+        test: &Test,
+        trial: &mut Trial,
+        warnings: &mut Vec<Warning>,
+        mistakes: &mut Vec<Mistake>,
+    ) {
         let listener = test.listener.value;
-        let shown = self.shown(&test.client, listener).ok()?;
+        let Ok(shown) = self.shown(&test.client, listener) else { return };
         let facts = shown.facts(listener);
+        let tried = trial.ask(&facts);
+        if let Some(mistake) = self.judge(test, &facts, &tried) {
+            mistakes.push(mistake);
+        } else if let Some(failure) = tried.failure()
+            && test.expect.value != Reason::ScriptFailed.as_str()
+        {
+            // Whoever expects something else has not meant it.
+            let place = test.expect.place().unwrap_or(&test.place);
+            warnings.push(Warning::at(place, Caution::ScriptFails(failure.to_string())));
+        }
+    }
+
+    /// Whether a test is as expected.
+    #[cfg(feature = "script")]
+    fn judge(&self, test: &Test, facts: &Facts<'_>, tried: &Tried) -> Option<Mistake> {
         let expected = test.expect.value.as_str();
-        let (route, why) = match trial.ask(&facts) {
+        let (route, why) = match tried {
             Tried::Decides { to, .. } => {
                 let route = format!("{SCRIPT}:{to}");
                 if expected == SCRIPT || expected == route {
@@ -47,7 +79,7 @@ impl Config {
                 (route, String::new())
             }
             other => {
-                if let Outcome::Decided(decision) = self.table.decide(&facts)
+                if let Outcome::Decided(decision) = self.table.decide(facts)
                     && let Why::Rule(_) = decision.why
                 {
                     return self.run_test(test);
