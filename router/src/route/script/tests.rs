@@ -3,6 +3,7 @@
 mod deciding;
 mod hostile;
 mod unawaited;
+mod words;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
