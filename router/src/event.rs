@@ -93,7 +93,7 @@ pub enum UndeliveredReason {
     QueueTimeout,
     /// So many workers did not take it that no more are tried.
     MaxAttempts,
-    /// The worker does not take such a message.
+    /// The worker does not take such a message, or takes none any more: it drains or closes.
     Refused(RefusalReason),
     /// The worker is gone.
     WorkerGone,

@@ -94,9 +94,9 @@ impl Core {
             }
             FromWorker::Draining | FromWorker::Closing => {
                 if matches!(place.state, State::Starting | State::Ready) {
-                    place.state = State::Leaving;
-                    self.tell(FromRouter::Draining { worker });
-                    self.leave(slot);
+                    let closes = matches!(message, FromWorker::Closing);
+                    let why = if closes { RefusalReason::Closing } else { RefusalReason::Draining };
+                    self.leaves_by_itself(slot, why);
                 }
             }
         }
@@ -132,8 +132,7 @@ impl Core {
         self.tell_of_scope(slot);
         self.tell(FromRouter::Ready { worker });
         if drains {
-            self.tell(FromRouter::Draining { worker });
-            self.leave(slot);
+            self.leaves_by_itself(slot, RefusalReason::Draining);
         }
         self.delivered(slot, settled);
         self.touch(slot);
@@ -141,6 +140,15 @@ impl Core {
         self.pump(slot);
         self.signals.changed = true;
         Ok(())
+    }
+
+    /// A worker takes no more. What waits to be sent to it is answered as it would answer itself.
+    fn leaves_by_itself(&mut self, slot: u32, why: RefusalReason) {
+        let Some(place) = self.slots.get_mut(slot as usize) else { return };
+        place.state = State::Leaving;
+        let worker = place.id;
+        self.tell(FromRouter::Draining { worker });
+        self.leave(slot, UndeliveredReason::Refused(why));
     }
 
     /// A worker has taken so many connections.
@@ -211,11 +219,8 @@ impl Core {
                 return Ok(());
             }
             RefusalReason::Draining | RefusalReason::Closing => {
-                let id = place.id;
                 if place.state == State::Ready {
-                    place.state = State::Leaving;
-                    self.tell(FromRouter::Draining { worker: id });
-                    self.leave(slot);
+                    self.leaves_by_itself(slot, refusal.reason);
                 }
             }
             // It will report when a connection ends; if it holds none, nothing would be reported.

@@ -37,7 +37,7 @@ impl Core {
             *of != slot || matches!(event, WorkerEvent::Undelivered(_) | WorkerEvent::Exit(_))
         });
         self.tell(FromRouter::Ending { worker: id });
-        self.leave(slot);
+        self.leave(slot, UndeliveredReason::WorkerGone);
     }
 
     /// Lets a worker finish what it has. `last`: nobody takes its place.
@@ -55,7 +55,7 @@ impl Core {
             place.state = State::Leaving;
             place.control.push(Control::Drain);
         }
-        self.leave(slot);
+        self.leave(slot, UndeliveredReason::WorkerGone);
     }
 
     /// Keeps a worker out of the choice, or takes it back in. It serves what it has.
@@ -66,7 +66,7 @@ impl Core {
         if held {
             let waiting = self.take_waiting(slot);
             self.picker.remove(slot);
-            self.redistribute(waiting);
+            self.redistribute(waiting, UndeliveredReason::WorkerGone);
             self.move_lane(slot);
             self.pump(slot);
         } else {
@@ -123,7 +123,7 @@ impl Core {
             while let Some(entry) = self.queue.take_oldest() {
                 waiting.push((0, entry));
             }
-            self.redistribute(waiting);
+            self.redistribute(waiting, UndeliveredReason::WorkerGone);
         }
         for slot in 0..self.slots.len() as u32 {
             self.settled(slot);
@@ -188,7 +188,7 @@ impl Core {
         }
         self.tell(FromRouter::Finishing { worker });
         self.tell(FromRouter::Kill { worker, reason: "was told to end at once".to_owned() });
-        self.leave(slot);
+        self.leave(slot, UndeliveredReason::WorkerGone);
     }
 
     /// The last handle is gone: every worker ends.
@@ -203,10 +203,10 @@ impl Core {
     }
 
     /// A worker takes nothing new: what it was not sent goes to others.
-    pub(super) fn leave(&mut self, slot: u32) {
+    pub(super) fn leave(&mut self, slot: u32, why: UndeliveredReason) {
         self.picker.remove(slot);
         let waiting = self.take_waiting(slot);
-        self.redistribute(waiting);
+        self.redistribute(waiting, why);
         self.move_lane(slot);
         self.pump(slot);
         self.mark(slot);
@@ -219,12 +219,13 @@ impl Core {
     }
 
     /// Entries that were never sent: no proof is needed, and no attempt counts.
-    pub(super) fn redistribute(&mut self, waiting: Vec<(u32, Entry)>) {
+    /// `why`: what those are told that nobody else can take.
+    pub(super) fn redistribute(&mut self, waiting: Vec<(u32, Entry)>, why: UndeliveredReason) {
         for (slot, entry) in waiting {
             if !entry.is_connection() {
-                self.undelivered(slot, entry, UndeliveredReason::WorkerGone);
+                self.undelivered(slot, entry, why);
             } else if let Err((_, entry)) = self.place_again(entry) {
-                self.undelivered(slot, entry, UndeliveredReason::WorkerGone);
+                self.undelivered(slot, entry, why);
             }
         }
     }

@@ -85,7 +85,7 @@ impl Core {
         self.picker.remove(worker.slot);
         self.event(worker.slot, WorkerEvent::Error(WorkerError::NotStarted(reason)));
         let waiting = self.take_waiting(worker.slot);
-        self.redistribute(waiting);
+        self.redistribute(waiting, UndeliveredReason::WorkerGone);
         self.move_lane(worker.slot);
         self.pump(worker.slot);
         self.signals.changed = true;
@@ -178,7 +178,8 @@ impl Core {
                 self.move_on(slot, entry, UndeliveredReason::WorkerGone, true);
             }
         }
-        self.redistribute(waiting.into_iter().map(|entry| (slot, entry)).collect());
+        let waiting = waiting.into_iter().map(|entry| (slot, entry)).collect();
+        self.redistribute(waiting, UndeliveredReason::WorkerGone);
         self.move_lane(slot);
         self.pump(slot);
         self.event(slot, WorkerEvent::Exit(exit));

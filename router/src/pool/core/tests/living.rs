@@ -66,7 +66,7 @@ async fn a_worker_that_greets_as_draining_gives_back_what_was_posted() {
     pool.core.post(0, list()).unwrap();
     pool.start(0);
     pool.hello(0, &Hello { ready: false, ..Hello::default() });
-    assert_eq!(pool.undelivered().reason, UndeliveredReason::WorkerGone);
+    assert_eq!(pool.undelivered().reason, UndeliveredReason::Refused(RefusalReason::Draining));
     let worker = worker(0);
     assert_eq!(pool.told(), [FromRouter::Ready { worker }, FromRouter::Draining { worker }]);
 }

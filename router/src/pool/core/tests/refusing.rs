@@ -98,3 +98,19 @@ async fn what_comes_back_waits_in_a_queue_that_is_full() {
         assert_eq!(served, 3, "dies: {dies}");
     }
 }
+
+#[tokio::test]
+async fn what_a_worker_that_leaves_was_not_sent_yet_comes_back_as_if_it_had_refused_it() {
+    for (word, reason) in
+        [(kind::DRAINING, RefusalReason::Draining), (kind::CLOSING, RefusalReason::Closing)]
+    {
+        let mut pool = Pool::ready(1, &options().handoff_window(1));
+        (0..2).for_each(|_| pool.core.post(0, list()).unwrap());
+        pool.core.flush();
+        // The first one is on its way, and the worker's answer to it as well.
+        pool.say(0, word, &[]).unwrap();
+        assert_eq!(pool.undelivered().reason, UndeliveredReason::Refused(reason));
+        pool.refuse(0, 1, reason).unwrap();
+        assert_eq!(pool.undelivered().reason, UndeliveredReason::Refused(reason));
+    }
+}

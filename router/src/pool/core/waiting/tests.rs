@@ -179,10 +179,10 @@ fn who_was_refused_goes_there_again_only_when_nobody_else_can_come() {
     // What 0 had was sent, so that nothing but the refused one is left to be moved.
     core.slots[0].handoff.sent(1, Instant::now(), "app-1", 1);
     core.slots[0].state = State::Vacant { last: true };
-    core.leave(0);
+    core.leave(0, UndeliveredReason::WorkerGone);
     assert_eq!((given(&core)[1].clone(), core.queued()), (vec![3], 0));
     core.slots[1].state = State::Vacant { last: true };
-    core.leave(1);
+    core.leave(1, UndeliveredReason::WorkerGone);
     assert_eq!(reasons(&mut core), [UndeliveredReason::WorkerGone]);
 }
 
@@ -193,7 +193,7 @@ fn nobody_waits_for_workers_that_never_come() {
         core.place(entry(id, None)).unwrap();
     }
     core.slots[0].state = State::Vacant { last: true };
-    core.leave(0);
+    core.leave(0, UndeliveredReason::WorkerGone);
     assert_eq!(core.queued(), 0);
     let reasons = reasons(&mut core);
     assert_eq!(reasons, [UndeliveredReason::WorkerGone, UndeliveredReason::NoWorker]);
@@ -211,7 +211,7 @@ fn while_all_workers_leave_everybody_waits_for_those_that_follow() {
         assert_eq!(core.queued(), 1);
         // The one is followed by another process, the other by nobody.
         core.slots[1].state = State::Vacant { last: true };
-        core.leave(1);
+        core.leave(1, UndeliveredReason::WorkerGone);
         assert_eq!(core.queued(), 1);
         core.slots[0].state = State::Ready;
         core.settled(0);
@@ -265,7 +265,7 @@ async fn who_moves_waits_anew() {
     assert_eq!(core.sweep(entered), Some(entered + TIMEOUT));
     tokio::time::advance(TIMEOUT / 2).await;
     core.slots[0].state = State::Leaving;
-    core.leave(0);
+    core.leave(0, UndeliveredReason::WorkerGone);
     // Both that 0 had, the one in line and the one that waited, wait for 1 now.
     assert_eq!(core.queued(), 2);
     assert_eq!(core.sweep(entered + TIMEOUT), Some(now() + TIMEOUT));
