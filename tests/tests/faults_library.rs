@@ -4,6 +4,7 @@
 
 use std::time::Duration;
 
+use vestibule_protocol::message::RefusalReason;
 use vestibule_router::{
     Exit, Restart, UndeliveredReason, Worker, WorkerEvent, WorkerOptions, WorkerPool,
 };
@@ -70,7 +71,8 @@ fn a_worker_that_drains_from_the_start_gives_back_what_waited_for_it_and_is_ende
     run(|world| {
         let worker = Worker::spawn(&hostile!("greets-draining").drain_timeout(STUCK)).unwrap();
         worker.post_message(&Order::Name, ()).unwrap();
-        assert_eq!(world.undelivered(&worker).reason, UndeliveredReason::WorkerGone);
+        let reason = UndeliveredReason::Refused(RefusalReason::Draining);
+        assert_eq!(world.undelivered(&worker).reason, reason);
         let ended = world.event(&worker);
         assert!(matches!(ended, Some(WorkerEvent::Exit(Exit::Signal(15)))), "{ended:?}");
     });
