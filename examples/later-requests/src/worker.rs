@@ -3,6 +3,7 @@
 use std::error::Error;
 
 use axum::Router;
+use axum::body::Bytes;
 use axum::http::Uri;
 use hyper::server::conn::http1;
 use hyper_util::rt::{TokioIo, TokioTimer};
@@ -12,7 +13,8 @@ use vestibule_worker::{Connection, Event, WorkerScope};
 fn main() -> Result<(), Box<dyn Error>> {
     let scope = WorkerScope::from_env()?; // before any thread
     let name = scope.name().to_owned();
-    let app = Router::new().fallback(move |uri: Uri| {
+    // hyper closes a connection whose request has a body that nobody reads and that is not there whole.
+    let app = Router::new().fallback(move |uri: Uri, _body: Bytes| {
         let line = format!("worker={name} path={}\n", uri.path());
         async move { line }
     });
