@@ -19,6 +19,7 @@ mod connection;
 mod engine;
 mod failure;
 mod globals;
+mod jobs;
 mod layouts;
 mod message;
 mod native;

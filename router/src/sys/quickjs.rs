@@ -288,6 +288,20 @@ pub(crate) fn call<'js>(function: &Function<'js>, argument: &Value<'js>) -> Resu
     if value.is_exception() { Err(Error::Exception) } else { Ok(value) }
 }
 
+/// Does the next of the jobs that promises and `queueMicrotask` have left; whether there was one.
+///
+/// # Errors
+/// The job has thrown: a microtask of the script's own, or one of a promise for which there was no memory or no time.
+/// (`Ctx::execute_pending_job` drops what was thrown.)
+pub(crate) fn next_job(ctx: &Ctx<'_>) -> Result<bool> {
+    let mut of = std::ptr::null_mut();
+    // SAFETY: the context is alive.
+    let runtime = unsafe { qjs::JS_GetRuntime(ctx.as_raw().as_ptr()) };
+    // SAFETY: its runtime is, too, and its lock is held. It has no other context, so what is thrown is this one's.
+    let done = unsafe { qjs::JS_ExecutePendingJob(runtime, &raw mut of) };
+    if done < 0 { Err(Error::Exception) } else { Ok(done > 0) }
+}
+
 /// Whether it is an object as `{}` makes them, whatever its prototype: no array, function, promise, error or proxy.
 pub(crate) fn is_plain(value: &Value<'_>) -> bool {
     // SAFETY: the value is alive.

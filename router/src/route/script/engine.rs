@@ -19,7 +19,7 @@ use super::start::{START, start};
 use super::switch::{Position, Switch};
 use super::text::Text;
 use super::waiting::Waiting;
-use super::{Limits, Outcome, Pools, Source, Subject, native, pools};
+use super::{Limits, Outcome, Pools, Source, Subject, jobs, native, pools};
 use crate::inspect::Speech;
 use crate::sys::quickjs;
 
@@ -273,7 +273,7 @@ impl<S: Subject> Engine<S> {
         result: Result<Option<Promise<'js>>>,
     ) -> End {
         let Ok(promise) = result else { return End::Failed(self.failure(ctx)) };
-        while !self.clock.expired() && ctx.execute_pending_job() {}
+        let thrown = jobs::run(ctx, &self.clock);
         if self.clock.expired() {
             return End::Failed(Failure::late(ctx, &self.text, &self.limits));
         }
@@ -288,8 +288,7 @@ impl<S: Subject> Engine<S> {
                 PromiseState::Pending => handles.waiting.keep(ticket, promise),
             }
         }
-        let unawaited = handles.rejections.take(&handles.waiting);
-        let failure = unawaited.map(|it| Failure::unawaited(ctx, &it, &self.text));
+        let failure = jobs::failure(ctx, thrown, handles, &self.text);
         match (handles.waiting.has(ticket), failure) {
             (true, failure) => End::Waits(handles.waiting.wants(ticket), failure),
             (false, Some(failure)) => End::Failed(failure),

@@ -120,6 +120,14 @@ impl Failure {
         self.message.starts_with(UNKNOWN)
     }
 
+    /// What a microtask threw, or a promise's own job for which there was no memory. Reading it is as with
+    /// [`thrown`](Self::thrown).
+    pub(super) fn in_a_job<'js>(ctx: &Ctx<'js>, thrown: &Value<'js>, script: &Text) -> Self {
+        let mut failure = Self::thrown(ctx, thrown, script);
+        failure.message.push_str(" (in a microtask)");
+        failure
+    }
+
     /// What a promise was rejected with that nobody awaits. Reading it is as with [`thrown`](Self::thrown).
     pub(super) fn unawaited<'js>(ctx: &Ctx<'js>, reason: &Value<'js>, script: &Text) -> Self {
         let mut failure = Self::thrown(ctx, reason, script);

@@ -12,7 +12,7 @@ use super::clock::Clock;
 use super::engine::Handles;
 use super::failure::{Failure, FailureKind};
 use super::text::Text;
-use super::{Limits, Pools, connection, globals, pools, rejections, request};
+use super::{Limits, Pools, connection, globals, jobs, pools, rejections, request};
 
 /// Stack of a script, in bytes. The router's thread has far more.
 const STACK: usize = 256 * 1024;
@@ -56,9 +56,7 @@ pub(super) fn start(
         options.strict = false;
         options.filename = Some(name.replace('\0', "?"));
         let result = ctx.eval_with_options::<Value, _>(text.as_str(), options);
-        if result.is_ok() {
-            while !clock.expired() && ctx.execute_pending_job() {}
-        }
+        let thrown = result.is_ok().then(|| jobs::run(&ctx, clock)).flatten();
         if clock.expired() {
             return Err(Failure::late(&ctx, text, &Limits { time: START, ..*limits }));
         }
@@ -66,8 +64,8 @@ pub(super) fn start(
             return Err(Failure::thrown(&ctx, &ctx.catch(), text));
         }
         let handles = Handles::of(&ctx).map_err(not_enough)?;
-        if let Some(reason) = handles.rejections.take(&handles.waiting) {
-            return Err(Failure::unawaited(&ctx, &reason, text));
+        if let Some(failure) = jobs::failure(&ctx, thrown, &handles, text) {
+            return Err(failure);
         }
         // As the handler is called: it may be a `const`.
         let mut options = EvalOptions::default();

@@ -81,6 +81,28 @@ fn harm_fails_its_own_decision_and_others_are_served() {
     }
 }
 
+/// Where there is much time, memory is over first: what waits for such a chain is never told, and fails all the same.
+#[test]
+fn a_chain_of_promises_that_ends_for_want_of_memory_has_failed() {
+    let body = "const again = () => Promise.resolve().then(again); await again();";
+    let limits = Limits { time: Duration::from_secs(60), memory: 1 << 20 };
+    let text = format!(
+        "onconnection = async ({{ connection }}) => {{
+           if (connection.remoteAddress === '192.0.2.1') return connection.reject(418);
+           {body}
+         }};"
+    );
+    let source = Source { name: "route.js".to_owned(), text };
+    let mut engine = Engine::new(source, limits, two_pools()).unwrap();
+    for _ in 0..3 {
+        assert_eq!(decide(&mut engine), Outcome::Failed);
+        let failure = engine.take_failure().unwrap();
+        assert_eq!(failure.kind, FailureKind::Memory, "{failure}");
+        other_is_served(&mut engine);
+    }
+    assert_eq!(engine.open(), 0);
+}
+
 #[test]
 fn ten_thousand_promises_that_never_settle_keep_no_connection() {
     let mut engine = engine(

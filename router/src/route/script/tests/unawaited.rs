@@ -1,4 +1,4 @@
-//! Promises that are rejected and that nobody awaits.
+//! Promises that are rejected and that nobody awaits, and microtasks that throw.
 
 use super::*;
 
@@ -57,6 +57,23 @@ fn what_is_asked_for_in_the_same_turn_has_not_failed() {
         assert_eq!(decide(&mut engine), Outcome::Reject(Refusal::Status(418)), "{body}");
         assert_eq!(last(&engine), "", "{body}");
     }
+}
+
+#[test]
+fn what_a_microtask_throws_fails_as_well() {
+    let mut engine = handler("queueMicrotask(() => { null.x })");
+    assert_eq!(decide(&mut engine), Outcome::Failed);
+    let said = "route.js:2:24: TypeError: cannot read property 'x' of null (in a microtask)";
+    assert_eq!(last(&engine), said);
+    let mut engine = handler(
+        "for (const at of [1, 2]) queueMicrotask(() => { throw at });
+         await null;
+         connection.reject(418);",
+    );
+    assert_eq!(decide(&mut engine), Outcome::Reject(Refusal::Status(418)));
+    assert_eq!(last(&engine), "route.js: threw 1 (in a microtask)");
+    let text = "onconnection = () => {}; queueMicrotask(() => { throw 1 })";
+    assert_eq!(build(text).unwrap_err().to_string(), "route.js: threw 1 (in a microtask)");
 }
 
 #[test]
