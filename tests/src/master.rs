@@ -61,6 +61,18 @@ impl Master {
         Self { child, supervisor, output, address, seen: BTreeMap::new() }
     }
 
+    /// As [`launch`](Self::launch), and waits until every worker is ready, too: what one has open changes by itself
+    /// before. `worker` and `admin` are a test worker's path and the admin socket's.
+    pub fn launch_ready(mut command: Command, worker: &str, admin: &Path) -> Self {
+        command.arg("--admin").arg(admin);
+        let master = Self::launch(command);
+        until("every worker is ready", || {
+            let mut status = Command::new(vestibule(worker));
+            status.args(["status", "--admin"]).arg(admin).output().unwrap().status.success()
+        });
+        master
+    }
+
     /// As [`launch`](Self::launch), for a command whose only child is the supervisor.
     pub fn launch_below(command: Command) -> Self {
         let mut master = Self::launch(command);

@@ -38,8 +38,8 @@ fn two_pools(folder: &Folder) -> Master {
     );
     let path = folder.write("vestibule.toml", &config, 0o644);
     let mut command = Command::new(vestibule(WORKER));
-    command.arg("run").arg(path).arg("--admin").arg(folder.join("admin.sock"));
-    Master::launch(command)
+    command.arg("run").arg(path);
+    Master::launch_ready(command, WORKER, &folder.join("admin.sock"))
 }
 
 fn case(case: impl FnOnce(&mut Master)) {

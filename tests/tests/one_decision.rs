@@ -43,8 +43,8 @@ fn pools(folder: &Folder, listener: &str) -> Master {
     );
     let path = folder.write("vestibule.toml", &config, 0o644);
     let mut command = Command::new(vestibule(WORKER));
-    command.arg("run").arg(path).arg("--admin").arg(folder.join("admin.sock"));
-    Master::launch(command)
+    command.arg("run").arg(path);
+    Master::launch_ready(command, WORKER, &folder.join("admin.sock"))
 }
 
 fn case(listener: &str, case: impl FnOnce(&mut Master)) {
