@@ -74,7 +74,10 @@ pub fn run(control: OwnedFd) -> Result<(), RoleError> {
         .on_thread_park(crate::moderation::before_park())
         .build()
         .map_err(RoleError::Runtime)?;
-    runtime.block_on(async {
+    // With an error the channel ends when the process does: a router without one is killed at once, and could not
+    // say why it ends.
+    let until_the_end = control.try_clone();
+    let ended = runtime.block_on(async {
         let mut control = ControlPort::<FromRouter, ToRouter>::new(control)?;
         let (setup, counters) = match tokio::time::timeout(SETUP, control.recv()).await {
             Ok(Ok(Some((ToRouter::Setup(setup), Some(counters))))) => (setup, counters),
@@ -99,7 +102,8 @@ pub fn run(control: OwnedFd) -> Result<(), RoleError> {
             }
         }
         Ok(())
-    })
+    });
+    ended.inspect_err(|_| std::mem::forget(until_the_end))
 }
 
 /// Lets the script be asked before the rules.
