@@ -291,15 +291,16 @@ pub(crate) fn call<'js>(function: &Function<'js>, argument: &Value<'js>) -> Resu
 /// Does the next of the jobs that promises and `queueMicrotask` have left; whether there was one.
 ///
 /// # Errors
-/// The job has thrown: a microtask of the script's own, or one of a promise for which there was no memory or no time.
-/// (`Ctx::execute_pending_job` drops what was thrown.)
+/// The job has thrown: a microtask of the script's own, or one of a promise for which there was no memory or no time. Or
+/// something before has, and QuickJS has returned as if nothing were, as when there is no memory to leave another job.
+/// (`Ctx::execute_pending_job` drops the one and does not look for the other.)
 pub(crate) fn next_job(ctx: &Ctx<'_>) -> Result<bool> {
     let mut of = std::ptr::null_mut();
     // SAFETY: the context is alive.
     let runtime = unsafe { qjs::JS_GetRuntime(ctx.as_raw().as_ptr()) };
     // SAFETY: its runtime is, too, and its lock is held. It has no other context, so what is thrown is this one's.
     let done = unsafe { qjs::JS_ExecutePendingJob(runtime, &raw mut of) };
-    if done < 0 { Err(Error::Exception) } else { Ok(done > 0) }
+    if done < 0 || ctx.has_exception() { Err(Error::Exception) } else { Ok(done > 0) }
 }
 
 /// Whether it is an object as `{}` makes them, whatever its prototype: no array, function, promise, error or proxy.

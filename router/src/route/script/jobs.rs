@@ -8,18 +8,13 @@ use super::failure::Failure;
 use super::text::Text;
 use crate::sys::quickjs;
 
-/// Does all of it, in the turn's time; the first that was thrown. A promise's own job throws when there is no memory
-/// for what it does, or cannot leave another one and says so to nobody: it throws, and returns as if nothing were. Nobody
-/// hears of that promise again.
+/// Does all of it, in the turn's time; the first that was thrown. Where there was no memory for a promise's own job,
+/// nobody hears of that promise again.
 pub(super) fn run<'js>(ctx: &Ctx<'js>, clock: &Clock) -> Option<Value<'js>> {
     let mut first = None;
     while !clock.expired() {
         match quickjs::next_job(ctx) {
             Ok(true) => {}
-            Ok(false) if ctx.has_exception() => {
-                let thrown = ctx.catch();
-                return first.or(Some(thrown));
-            }
             Ok(false) => break,
             // What is still thrown tells where its time was over.
             Err(_) if clock.expired() => break,
